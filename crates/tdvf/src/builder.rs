@@ -13,6 +13,7 @@ pub struct ImageBuilder {
     contents: Vec<(usize, Vec<u8>)>,
     sections: Vec<Section>,
     location: Option<Location>,
+    entries: Vec<([u8; 16], Vec<u8>)>,
     descriptor_at: usize,
     signature: [u8; 4],
     version: u32,
@@ -30,6 +31,7 @@ impl ImageBuilder {
             contents: Vec::new(),
             sections: Vec::new(),
             location: Some(Location::GuidTable),
+            entries: Vec::new(),
             descriptor_at: len.saturating_sub(0x400),
             signature: SIGNATURE,
             version: VERSION,
@@ -69,6 +71,12 @@ impl ImageBuilder {
     /// How the metadata can be found; `None` is not at all.
     pub fn location(mut self, location: Option<Location>) -> Self {
         self.location = location;
+        self
+    }
+
+    /// Puts one more entry, with a GUID in its stored order, behind the others of the table.
+    pub fn entry(mut self, guid: [u8; 16], data: impl Into<Vec<u8>>) -> Self {
+        self.entries.push((guid, data.into()));
         self
     }
 
@@ -158,17 +166,30 @@ impl ImageBuilder {
         out
     }
 
-    /// The TDX metadata entry and the footer.
+    /// The TDX metadata entry, the other entries, the footer.
     fn table(&self) -> Vec<u8> {
         let from_end = self.len.saturating_sub(self.descriptor_at) as u32;
-        let entry_len = ENTRY_OVERHEAD + 4;
-        let mut out = self.pointer.unwrap_or(from_end).to_le_bytes().to_vec();
-        out.extend_from_slice(&(entry_len as u16).to_le_bytes());
-        out.extend_from_slice(&TDX_METADATA_GUID);
-        out.extend_from_slice(&((entry_len + ENTRY_OVERHEAD) as u16).to_le_bytes());
+        let mut out = Vec::new();
+        append(
+            &mut out,
+            &self.pointer.unwrap_or(from_end).to_le_bytes(),
+            TDX_METADATA_GUID,
+        );
+        self.entries
+            .iter()
+            .for_each(|(guid, data)| append(&mut out, data, *guid));
+        let table_len = (out.len() + ENTRY_OVERHEAD) as u16;
+        out.extend_from_slice(&table_len.to_le_bytes());
         out.extend_from_slice(&FOOTER_GUID);
         out
     }
+}
+
+/// Appends a table entry.
+fn append(table: &mut Vec<u8>, data: &[u8], guid: [u8; 16]) {
+    table.extend_from_slice(data);
+    table.extend_from_slice(&((data.len() + ENTRY_OVERHEAD) as u16).to_le_bytes());
+    table.extend_from_slice(&guid);
 }
 
 /// Writes as much of `bytes` as lies inside of `image`.

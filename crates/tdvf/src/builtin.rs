@@ -40,8 +40,7 @@ pub fn builder() -> ImageBuilder {
             CFV_LEN,
             volume("boot firmware volume", LEN - CFV_LEN, pattern),
         )
-        .contents(LEN - 0x400, [0; 0x400 - 16])
-        .contents(LEN - 16, [0; 16])
+        .contents(LEN - 0x400, [0; 0x400])
         .contents(LEN - 16, RESET_VECTOR)
         .section(flash(
             SectionKind::BFV,

@@ -273,7 +273,7 @@ pub enum SectionFault {
     /// Contents outside of the image.
     #[error(
         "data_offset {offset:#x} + raw_size {raw_size:#x}: out of the image, which has \
-             {image_len:#x} bytes"
+         {image_len:#x} bytes; truncated, or a _CODE image without its _VARS?"
     )]
     DataOutOfImage {
         /// As found.

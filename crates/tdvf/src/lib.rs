@@ -9,7 +9,7 @@
 //! let image = builtin::image();
 //! let memory = MemoryLayout::q35(256 << 20, image.len() as u64, Gpaw::Bits48)?;
 //! let plan = LaunchPlan::new(&image, memory)?;
-//! assert_eq!(mrtd::predict(&plan, &image, Order::PerPage).len(), 48);
+//! println!("MRTD {}", mrtd::predict(&plan, &image, Order::PerPage));
 //! # Ok::<(), seamlock_tdvf::TdvfError>(())
 //! ```
 //!

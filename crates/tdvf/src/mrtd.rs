@@ -33,14 +33,6 @@ pub enum Order {
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Mrtd(pub [u8; 48]);
 
-impl Mrtd {
-    /// Its size in bytes.
-    #[expect(clippy::len_without_is_empty, reason = "never empty")]
-    pub const fn len(&self) -> usize {
-        48
-    }
-}
-
 impl fmt::Display for Mrtd {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
