@@ -112,8 +112,8 @@ mod tests {
             page_type: PageType::REG,
             ..PamtEntry::default()
         };
-        entry.set_owner_page(0xff_1234_5678_9a);
-        assert_eq!(entry.owner_page(), 0xff_1234_5678_9a & 0xff_ffff_ffff);
+        entry.set_owner_page(0xff12_3456_789a);
+        assert_eq!(entry.owner_page(), 0x12_3456_789a);
         assert_eq!(entry.as_bytes()[2], 3);
         assert_eq!(PamtEntry::read_from_bytes(entry.as_bytes()), Ok(entry));
     }

@@ -183,7 +183,7 @@ impl EptpControls {
 
     /// Puts a value together from memory type and number of levels (1 to 8).
     pub const fn new(memory_type: u8, levels: u8) -> Self {
-        Self(memory_type as u64 & 7 | (levels as u64).wrapping_sub(1) % 8 << 3)
+        Self(memory_type as u64 & 7 | ((levels as u64).wrapping_sub(1) & 7) << 3)
     }
 
     /// Memory type, bits 2:0.
