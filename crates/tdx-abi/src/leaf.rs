@@ -75,6 +75,8 @@ leaves!(Leaf, "TDH.", {
     MEM_SEPT_ADD = 3, "MEM.SEPT.ADD";
     /// Adds a TDVPS page to a vCPU.
     VP_ADDCX = 4, "VP.ADDCX";
+    /// Moves a TD page to another host page.
+    MEM_PAGE_RELOCATE = 5, "MEM.PAGE.RELOCATE";
     /// Adds a pending page that the guest has to accept.
     MEM_PAGE_AUG = 6, "MEM.PAGE.AUG";
     /// Blocks a GPA range against new translations.
@@ -266,6 +268,10 @@ mod tests {
             (Leaf::MEM_PAGE_ADD.0, Leaf::MEM_PAGE_ADD.name()),
             (2, Some("MEM.PAGE.ADD"))
         );
+        assert_eq!(Leaf::from_name("TDH.MEM.PAGE.RELOCATE"), Some(Leaf(5)));
+        let (low, unused) = (0..=45, [46, 47, 50, 51, 54, 63, 67]);
+        assert!(low.into_iter().all(|nr| Leaf(nr).name().is_some()));
+        assert!(unused.iter().all(|nr| Leaf(*nr).name().is_none()));
         assert_eq!(Leaf::MNG_CREATE.spec_name(), Some("TDH.MNG.CREATE"));
         assert_eq!(
             (
