@@ -54,7 +54,11 @@ pub struct Shared<T> {
 impl<T: Word> Shared<T> {
     /// Makes a cell of this name.
     pub fn new(name: Name, value: T) -> Shared<T> {
-        Shared { name, word: AtomicU64::new(value.to_word()), value: PhantomData }
+        Shared {
+            name,
+            word: AtomicU64::new(value.to_word()),
+            value: PhantomData,
+        }
     }
 
     /// The cell's name.
@@ -127,7 +131,10 @@ impl<T: Word> Shared<T> {
             Action::Update,
             self.name,
             new,
-            || self.word.compare_exchange(current, new, Ordering::SeqCst, Ordering::SeqCst),
+            || {
+                self.word
+                    .compare_exchange(current, new, Ordering::SeqCst, Ordering::SeqCst)
+            },
             |r| match r {
                 Ok(_) => Outcome::Done,
                 Err(held) => Outcome::Value(*held),
@@ -153,5 +160,64 @@ impl<T: Word> Shared<T> {
 impl<T: Word + fmt::Debug> fmt::Debug for Shared<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}={:?}", self.name, self.peek())
+    }
+}
+
+/// A cell whose accesses some lock already orders, or whose order does not matter. No hook sees it.
+#[derive(Default)]
+pub struct Plain<T> {
+    word: AtomicU64,
+    value: PhantomData<T>,
+}
+
+impl<T: Word> Plain<T> {
+    /// Makes a cell.
+    pub fn new(value: T) -> Plain<T> {
+        Plain {
+            word: AtomicU64::new(value.to_word()),
+            value: PhantomData,
+        }
+    }
+
+    /// Reads the cell.
+    #[inline]
+    pub fn load(&self) -> T {
+        T::from_word(self.word.load(Ordering::Relaxed))
+    }
+
+    /// Writes the cell.
+    #[inline]
+    pub fn store(&self, value: T) {
+        self.word.store(value.to_word(), Ordering::Relaxed);
+    }
+
+    /// Adds to the cell, modulo 2^64, and returns what was there before.
+    #[inline]
+    pub fn fetch_add(&self, amount: T) -> T {
+        T::from_word(self.word.fetch_add(amount.to_word(), Ordering::Relaxed))
+    }
+
+    /// Subtracts from the cell, modulo 2^64, and returns what was there before.
+    #[inline]
+    pub fn fetch_sub(&self, amount: T) -> T {
+        T::from_word(self.word.fetch_sub(amount.to_word(), Ordering::Relaxed))
+    }
+
+    /// Clears the bits that are 0 in `mask`.
+    #[inline]
+    pub fn fetch_and(&self, mask: T) -> T {
+        T::from_word(self.word.fetch_and(mask.to_word(), Ordering::Relaxed))
+    }
+
+    /// Sets the bits that are 1 in `mask`.
+    #[inline]
+    pub fn fetch_or(&self, mask: T) -> T {
+        T::from_word(self.word.fetch_or(mask.to_word(), Ordering::Relaxed))
+    }
+}
+
+impl<T: Word + fmt::Debug> fmt::Debug for Plain<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.load().fmt(f)
     }
 }

@@ -140,7 +140,13 @@ pub fn announce(action: Action, name: Name, arg: u64) -> Verdict {
     if !hooked() {
         return Verdict::Go;
     }
-    let op = Op { action, name, nest: None, arg, site: Location::caller() };
+    let op = Op {
+        action,
+        name,
+        nest: None,
+        arg,
+        site: Location::caller(),
+    };
     let verdict = before(&op);
     after(&op, Outcome::Done);
     verdict
@@ -191,7 +197,13 @@ pub(crate) fn watched<R>(
     if !hooked() {
         return act();
     }
-    let op = Op { action, name, nest: None, arg, site: Location::caller() };
+    let op = Op {
+        action,
+        name,
+        nest: None,
+        arg,
+        site: Location::caller(),
+    };
     before(&op);
     let result = act();
     after(&op, outcome(&result));

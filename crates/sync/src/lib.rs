@@ -27,7 +27,7 @@ mod section;
 mod wait;
 mod word;
 
-pub use cell::{Shared, Word};
+pub use cell::{Plain, Shared, Word};
 pub use hook::{Action, Hook, Op, Outcome, Verdict, announce, hooked, install, install_global};
 pub use mutex::{Interrupted, Mutex, MutexGuard};
 pub use name::{Class, Name};

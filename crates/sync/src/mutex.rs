@@ -24,7 +24,10 @@ pub struct Mutex<T> {
 impl<T> Mutex<T> {
     /// Makes a mutex of this name.
     pub const fn new(name: Name, value: T) -> Mutex<T> {
-        Mutex { name, inner: parking_lot::Mutex::new(value) }
+        Mutex {
+            name,
+            inner: parking_lot::Mutex::new(value),
+        }
     }
 
     /// The mutex's name.
@@ -70,7 +73,11 @@ impl<T> Mutex<T> {
         }
         let taken = self.wait(killed);
         if let Some(op) = &op {
-            let outcome = if taken.is_some() { Outcome::Done } else { Outcome::Interrupted };
+            let outcome = if taken.is_some() {
+                Outcome::Done
+            } else {
+                Outcome::Interrupted
+            };
             hook::after(op, outcome);
         }
         taken.map(|inner| self.guard(inner)).ok_or(Interrupted)
@@ -100,7 +107,14 @@ impl<T> Mutex<T> {
         }
         let inner = self.inner.try_lock();
         if let Some(op) = &op {
-            hook::after(op, if inner.is_some() { Outcome::Done } else { Outcome::Busy });
+            hook::after(
+                op,
+                if inner.is_some() {
+                    Outcome::Done
+                } else {
+                    Outcome::Busy
+                },
+            );
         }
         inner.map(|inner| self.guard(inner))
     }
@@ -112,12 +126,22 @@ impl<T> Mutex<T> {
 
     #[track_caller]
     fn op(&self, action: Action, nest: Option<Name>) -> Op {
-        Op { action, name: self.name, nest, arg: 0, site: Location::caller() }
+        Op {
+            action,
+            name: self.name,
+            nest,
+            arg: 0,
+            site: Location::caller(),
+        }
     }
 
     #[track_caller]
     fn guard<'a>(&'a self, inner: parking_lot::MutexGuard<'a, T>) -> MutexGuard<'a, T> {
-        MutexGuard { mutex: self, inner: Some(inner), site: Location::caller() }
+        MutexGuard {
+            mutex: self,
+            inner: Some(inner),
+            site: Location::caller(),
+        }
     }
 }
 

@@ -37,12 +37,20 @@ impl Class {
 
     /// The only instance of a class that has one.
     pub const fn only(&'static self) -> Name {
-        Name { class: self, a: 0, b: 0 }
+        Name {
+            class: self,
+            a: 0,
+            b: 0,
+        }
     }
 
     /// The instance that `a` tells apart, for example by host physical address.
     pub const fn at(&'static self, a: u64) -> Name {
-        Name { class: self, a, b: 0 }
+        Name {
+            class: self,
+            a,
+            b: 0,
+        }
     }
 
     /// The instance that two numbers tell apart, for example a VM and a vCPU id.
@@ -125,7 +133,10 @@ mod tests {
     #[test]
     fn a_name_is_what_it_names_and_not_where_its_class_was_declared() {
         assert_eq!(TDR.at(0x1000), TDR_AGAIN.at(0x1000));
-        assert_eq!(TDR.at(0x1000).fingerprint(), TDR_AGAIN.at(0x1000).fingerprint());
+        assert_eq!(
+            TDR.at(0x1000).fingerprint(),
+            TDR_AGAIN.at(0x1000).fingerprint()
+        );
         assert_ne!(TDR.at(0x1000), TDR.at(0x2000));
         assert_ne!(TDR.only(), KOT.only());
         assert_ne!(TDR.of(1, 2).fingerprint(), TDR.of(2, 1).fingerprint());

@@ -21,7 +21,9 @@ pub struct Private<T> {
 impl<T> Private<T> {
     /// Wraps a value.
     pub const fn new(value: T) -> Private<T> {
-        Private { inner: parking_lot::Mutex::new(value) }
+        Private {
+            inner: parking_lot::Mutex::new(value),
+        }
     }
 
     /// Runs `f` on the value, alone.
@@ -61,7 +63,13 @@ impl Drop for Inside {
 pub(crate) fn assert_none_held(op: &Op) {
     #[cfg(debug_assertions)]
     HELD.with(|held| {
-        assert!(held.get() == 0, "{:?} on {} inside a Private at {}", op.action, op.name, op.site);
+        assert!(
+            held.get() == 0,
+            "{:?} on {} inside a Private at {}",
+            op.action,
+            op.name,
+            op.site
+        );
     });
     #[cfg(not(debug_assertions))]
     let _ = op;

@@ -17,7 +17,10 @@ pub struct RwLock<T> {
 impl<T> RwLock<T> {
     /// Makes a lock of this name.
     pub const fn new(name: Name, value: T) -> RwLock<T> {
-        RwLock { name, inner: parking_lot::RwLock::new(value) }
+        RwLock {
+            name,
+            inner: parking_lot::RwLock::new(value),
+        }
     }
 
     /// The lock's name.
@@ -35,9 +38,17 @@ impl<T> RwLock<T> {
             hook::before(&op);
             let inner = self.inner.read_recursive();
             hook::after(&op, Outcome::Done);
-            return ReadGuard { lock: self, inner: Some(inner), site };
+            return ReadGuard {
+                lock: self,
+                inner: Some(inner),
+                site,
+            };
         }
-        ReadGuard { lock: self, inner: Some(self.inner.read_recursive()), site }
+        ReadGuard {
+            lock: self,
+            inner: Some(self.inner.read_recursive()),
+            site,
+        }
     }
 
     /// Takes the lock alone.
@@ -49,9 +60,17 @@ impl<T> RwLock<T> {
             hook::before(&op);
             let inner = self.inner.write();
             hook::after(&op, Outcome::Done);
-            return WriteGuard { lock: self, inner: Some(inner), site };
+            return WriteGuard {
+                lock: self,
+                inner: Some(inner),
+                site,
+            };
         }
-        WriteGuard { lock: self, inner: Some(self.inner.write()), site }
+        WriteGuard {
+            lock: self,
+            inner: Some(self.inner.write()),
+            site,
+        }
     }
 
     /// Whether somebody holds the lock now. For invariants and reports only.
@@ -60,7 +79,13 @@ impl<T> RwLock<T> {
     }
 
     fn op(&self, action: Action, site: &'static Location<'static>) -> Op {
-        Op { action, name: self.name, nest: None, arg: 0, site }
+        Op {
+            action,
+            name: self.name,
+            nest: None,
+            arg: 0,
+            site,
+        }
     }
 }
 

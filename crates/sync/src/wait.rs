@@ -96,6 +96,12 @@ impl WaitQueue {
 
     #[track_caller]
     fn op(&self, action: Action, arg: u64) -> Op {
-        Op { action, name: self.name, nest: None, arg, site: Location::caller() }
+        Op {
+            action,
+            name: self.name,
+            nest: None,
+            arg,
+            site: Location::caller(),
+        }
     }
 }

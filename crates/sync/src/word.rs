@@ -107,9 +107,10 @@ impl SharexHp {
     fn exclusive(&self) -> bool {
         match self.0.compare_exchange(0, EXCLUSIVE, SeqCst, SeqCst) {
             Ok(_) => true,
-            Err(HOST_PRIORITY) => {
-                self.0.compare_exchange(HOST_PRIORITY, EXCLUSIVE, SeqCst, SeqCst).is_ok()
-            }
+            Err(HOST_PRIORITY) => self
+                .0
+                .compare_exchange(HOST_PRIORITY, EXCLUSIVE, SeqCst, SeqCst)
+                .is_ok(),
             Err(_) => {
                 self.0.fetch_or(HOST_PRIORITY, SeqCst);
                 false
@@ -125,11 +126,15 @@ impl SharexHp {
     }
 
     fn promoted(&self) -> bool {
-        match self.0.compare_exchange(HP_READER, EXCLUSIVE, SeqCst, SeqCst) {
+        match self
+            .0
+            .compare_exchange(HP_READER, EXCLUSIVE, SeqCst, SeqCst)
+        {
             Ok(_) => true,
-            Err(held) if held == HP_READER | HOST_PRIORITY => {
-                self.0.compare_exchange(held, EXCLUSIVE, SeqCst, SeqCst).is_ok()
-            }
+            Err(held) if held == HP_READER | HOST_PRIORITY => self
+                .0
+                .compare_exchange(held, EXCLUSIVE, SeqCst, SeqCst)
+                .is_ok(),
             Err(_) => {
                 self.0.fetch_or(HOST_PRIORITY, SeqCst);
                 false
@@ -154,7 +159,9 @@ impl SharexHp {
         let drop_reader = || {
             self.0.fetch_sub(HP_READER, SeqCst);
         };
-        watched(Action::ReleaseShared, name, 0, drop_reader, |()| Outcome::Done);
+        watched(Action::ReleaseShared, name, 0, drop_reader, |()| {
+            Outcome::Done
+        });
     }
 
     /// Gives an exclusive hold back: the host-priority bit stays, stray readers are wiped.
@@ -164,7 +171,9 @@ impl SharexHp {
         let keep_priority = || {
             self.0.fetch_and(HOST_PRIORITY, SeqCst);
         };
-        watched(Action::ReleaseExclusive, name, 0, keep_priority, |()| Outcome::Done);
+        watched(Action::ReleaseExclusive, name, 0, keep_priority, |()| {
+            Outcome::Done
+        });
     }
 
     /// One attempt by the guest side, which yields to a host call that was refused before.
@@ -188,7 +197,11 @@ impl SharexHp {
                     let _ = self.0.fetch_update(SeqCst, SeqCst, back);
                     return Err(Busy::HostPriority);
                 }
-                if old & EXCLUSIVE != 0 { Err(Busy::Held) } else { Ok(()) }
+                if old & EXCLUSIVE != 0 {
+                    Err(Busy::Held)
+                } else {
+                    Ok(())
+                }
             }
             Mode::Exclusive => match self.0.compare_exchange(0, EXCLUSIVE, SeqCst, SeqCst) {
                 Ok(_) => Ok(()),
@@ -230,7 +243,11 @@ impl Sharex {
                 watched(Action::TryShared, name, 0, share, outcome)
             }
             Mode::Exclusive => {
-                let take = || self.0.compare_exchange(0, EXCLUSIVE, SeqCst, SeqCst).is_ok();
+                let take = || {
+                    self.0
+                        .compare_exchange(0, EXCLUSIVE, SeqCst, SeqCst)
+                        .is_ok()
+                };
                 watched(Action::TryExclusive, name, 0, take, outcome)
             }
         }
@@ -257,7 +274,11 @@ impl Sharex {
     /// What the word holds now. Unseen by any hook.
     pub fn view(&self) -> WordView {
         let word = self.0.load(SeqCst);
-        WordView { exclusive: word & EXCLUSIVE != 0, host_priority: false, readers: word >> 1 }
+        WordView {
+            exclusive: word & EXCLUSIVE != 0,
+            host_priority: false,
+            readers: word >> 1,
+        }
     }
 }
 
@@ -283,12 +304,21 @@ impl MutexWord {
     #[inline]
     #[track_caller]
     pub fn release(&self, name: Name) {
-        watched(Action::ReleaseExclusive, name, 0, || self.0.store(0, SeqCst), |()| Outcome::Done);
+        watched(
+            Action::ReleaseExclusive,
+            name,
+            0,
+            || self.0.store(0, SeqCst),
+            |()| Outcome::Done,
+        );
     }
 
     /// What the word holds now. Unseen by any hook.
     pub fn view(&self) -> WordView {
-        WordView { exclusive: self.0.load(SeqCst) != 0, ..WordView::default() }
+        WordView {
+            exclusive: self.0.load(SeqCst) != 0,
+            ..WordView::default()
+        }
     }
 }
 

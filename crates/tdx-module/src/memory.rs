@@ -91,7 +91,11 @@ pub struct OutOfMemoryRange {
 
 impl fmt::Display for OutOfMemoryRange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} bytes at {:#x} are not in physical memory", self.len, self.pa.0)
+        write!(
+            f,
+            "{} bytes at {:#x} are not in physical memory",
+            self.len, self.pa.0
+        )
     }
 }
 
@@ -101,7 +105,10 @@ impl Memory {
     /// Memory of `size` bytes, all zero, that costs nothing yet.
     pub fn new(size: u64) -> Memory {
         let gigabytes = size.div_ceil(1 << 30) as usize;
-        Memory { size, gigabytes: (0..gigabytes).map(|_| OnceLock::new()).collect() }
+        Memory {
+            size,
+            gigabytes: (0..gigabytes).map(|_| OnceLock::new()).collect(),
+        }
     }
 
     /// Bytes of physical memory.
@@ -177,20 +184,48 @@ impl Memory {
 
     /// Reads a little-endian 64-bit word; zero outside of memory. `pa` is a multiple of 8.
     pub fn read_u64(&self, pa: Hpa) -> u64 {
-        self.frame(pa).map_or(0, |f| f.0[(pa.0 % PAGE_SIZE / 8) as usize].load(Relaxed))
+        self.frame(pa)
+            .map_or(0, |f| f.0[(pa.0 % PAGE_SIZE / 8) as usize].load(Relaxed))
+    }
+
+    /// Copies a page onto another. Both lie in memory; a copy from outside of it gives zeros.
+    #[inline]
+    pub(crate) fn copy_page(&self, from: Hpa, to: Hpa) {
+        match (self.frame(from), self.frame_mut(to)) {
+            (Some(source), Some(target)) => target.copy_from(source),
+            (None, Some(target)) => target.fill(0),
+            (_, None) => {}
+        }
+    }
+
+    /// Makes every 64-bit word of a page `value`. A page of zeros that nobody wrote stays free.
+    pub(crate) fn fill_page(&self, pa: Hpa, value: u64) {
+        let frame = if value == 0 {
+            self.frame(pa)
+        } else {
+            self.frame_mut(pa)
+        };
+        if let Some(frame) = frame {
+            frame.fill(value);
+        }
     }
 
     /// Pages that cost host memory now.
     pub fn resident_pages(&self) -> u64 {
         let gigabytes = self.gigabytes.iter().filter_map(OnceLock::get);
         let regions = gigabytes.flat_map(|g| g.iter()).filter_map(OnceLock::get);
-        regions.map(|r| r.iter().filter(|f| f.get().is_some()).count() as u64).sum()
+        regions
+            .map(|r| r.iter().filter(|f| f.get().is_some()).count() as u64)
+            .sum()
     }
 
     fn check(&self, pa: Hpa, len: usize) -> Result<(), OutOfMemoryRange> {
         match pa.0.checked_add(len as u64) {
             Some(end) if end <= self.size => Ok(()),
-            _ => Err(OutOfMemoryRange { pa, len: len as u64 }),
+            _ => Err(OutOfMemoryRange {
+                pa,
+                len: len as u64,
+            }),
         }
     }
 }

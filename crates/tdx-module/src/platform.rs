@@ -174,7 +174,9 @@ pub struct Quiet {
 
 impl Events for Quiet {
     fn random(&self, _lp: u32) -> Option<[u64; 4]> {
-        let draw = self.draws.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let draw = self
+            .draws
+            .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         Some([1, 2, 3, 4].map(|i| (draw * 4 + i).wrapping_mul(0x9e37_79b9_7f4a_7c15)))
     }
 

@@ -1,0 +1,60 @@
+//! The host leaves: one file each, named as the leaf is.
+
+use seamlock_tdx_abi::leaf::Leaf;
+
+use crate::call::{Call, Done};
+
+mod mem_page_add;
+mod mem_sept_add;
+mod mng_addcx;
+mod mng_create;
+mod mng_key_config;
+mod mng_key_freeid;
+mod mng_vpflushdone;
+mod mr_extend;
+mod mr_finalize;
+mod phymem_cache_wb;
+mod phymem_page_rdmd;
+mod phymem_page_reclaim;
+mod phymem_page_wbinvd;
+mod vp_addcx;
+mod vp_create;
+mod vp_flush;
+
+/// A leaf's code.
+type Run = fn(&mut Call<'_, '_>) -> Done;
+
+macro_rules! leaves {
+    ($($leaf:ident => $file:ident,)*) => {
+        /// Every leaf that the module has.
+        pub const LEAVES: &[Leaf] = &[$(Leaf::$leaf),*];
+
+        /// The code of a leaf; None for a leaf that the module does not have.
+        #[inline]
+        pub(crate) fn entry(leaf: Leaf) -> Option<Run> {
+            match leaf {
+                $(Leaf::$leaf => Some($file::run),)*
+                _ => None,
+            }
+        }
+    };
+}
+
+leaves! {
+    MEM_PAGE_ADD => mem_page_add,
+    MEM_SEPT_ADD => mem_sept_add,
+    MNG_ADDCX => mng_addcx,
+    MNG_CREATE => mng_create,
+    MNG_KEY_CONFIG => mng_key_config,
+    MNG_KEY_FREEID => mng_key_freeid,
+    MNG_VPFLUSHDONE => mng_vpflushdone,
+    MR_EXTEND => mr_extend,
+    MR_FINALIZE => mr_finalize,
+    PHYMEM_CACHE_WB => phymem_cache_wb,
+    PHYMEM_PAGE_RDMD => phymem_page_rdmd,
+    PHYMEM_PAGE_RECLAIM => phymem_page_reclaim,
+    PHYMEM_PAGE_WBINVD => phymem_page_wbinvd,
+    VP_ADDCX => vp_addcx,
+    VP_CREATE => vp_create,
+    VP_FLUSH => vp_flush,
+}
