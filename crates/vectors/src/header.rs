@@ -1,0 +1,158 @@
+//! The first line of a file: the machine, and the ways to the starting states.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use seamlock_tdx_module::platform::{Platform, Quiet, Range};
+
+use crate::cpuid_words;
+use crate::sequence::{Step, steps};
+use crate::wire::{self, Complaint};
+
+const FORMAT: &str = "seamcall-sequences/1";
+/// More than any machine has, and few enough to initialise for every sequence.
+const MAX_LPS: u32 = 4096;
+/// Physical memory is at most what 52 address bits reach.
+const MAX_BITS: u32 = 52;
+
+/// What all sequences of a file have in common.
+#[derive(Debug)]
+pub struct Header {
+    /// Name of the corpus.
+    pub corpus: String,
+    /// Steps from "SYS.LP.INIT done on every LP" to a starting state, by name.
+    pub preambles: BTreeMap<String, Vec<Step>>,
+    platform: Platform,
+}
+
+impl Header {
+    /// The machine, with nothing that happened on it yet.
+    pub fn platform(&self) -> Platform {
+        Platform {
+            events: Arc::new(Quiet::default()),
+            ..self.platform.clone()
+        }
+    }
+
+    /// Logical processors of the machine.
+    pub fn lps(&self) -> u32 {
+        self.platform.lps
+    }
+
+    /// Reads the first line of a file.
+    pub(crate) fn parse(line: &[u8]) -> Result<Header, Complaint> {
+        let raw: wire::Header<'_> = wire::read(line)?;
+        if raw.format != FORMAT {
+            let message = format!("`{}` is not {FORMAT}", raw.format);
+            return Err(Complaint {
+                field: "format".into(),
+                message,
+            });
+        }
+        let platform = platform(&raw.platform)?;
+        let mut preambles = BTreeMap::new();
+        for (name, preamble) in &raw.preambles {
+            let place = format!("preambles.{name}.steps");
+            preambles.insert(name.clone(), steps(&preamble.steps, platform.lps, &place)?);
+        }
+        Ok(Header {
+            corpus: raw.corpus.into_owned(),
+            preambles,
+            platform,
+        })
+    }
+}
+
+fn platform(raw: &wire::Platform<'_>) -> Result<Platform, Complaint> {
+    check(raw)?;
+    let cpuid = cpuid_words::parse(&raw.cpuid).map_err(|message| wrong("cpuid", message))?;
+    let range = |r: &wire::Range| Range {
+        base: r.base.0,
+        size: r.size.0,
+    };
+    Ok(Platform {
+        ram_bytes: raw.ram_bytes.0,
+        packages: raw.packages,
+        lps: raw.lps,
+        maxpa: raw.maxpa,
+        hkid_start_bit: raw.hkid_start_bit,
+        hkid_bits: raw.hkid_bits,
+        private_hkid_first: raw.private_hkid_first,
+        private_hkid_count: raw.private_hkid_count,
+        cmrs: raw.cmrs.iter().map(range).collect(),
+        seamrr: range(&raw.seamrr),
+        native_tsc_hz: raw.native_tsc_hz.0,
+        xcr0_supported: raw.xcr0_supported.0,
+        xss_supported: raw.xss_supported.0,
+        attributes_fixed0: raw.attributes_fixed0.0,
+        attributes_fixed1: raw.attributes_fixed1.0,
+        config_flags_fixed0: raw.config_flags_fixed0.0,
+        ept_5_level: raw.ept_5_level_supported,
+        cache_sub_blocks: raw.cache_sub_blocks,
+        cpuid,
+        events: Arc::new(Quiet::default()),
+    })
+}
+
+fn wrong(field: &str, message: impl Into<String>) -> Complaint {
+    Complaint {
+        field: format!("platform.{field}"),
+        message: message.into(),
+    }
+}
+
+/// Refuses what no machine can be, so that the module may rely on it.
+fn check(raw: &wire::Platform<'_>) -> Result<(), Complaint> {
+    let hkids_end = u32::from(raw.private_hkid_first) + u32::from(raw.private_hkid_count);
+    let hkid_field_end = raw.hkid_start_bit.saturating_add(raw.hkid_bits);
+    let fits = |r: &wire::Range| {
+        r.base
+            .0
+            .checked_add(r.size.0)
+            .is_some_and(|end| end >> 52 == 0)
+    };
+    let rules = [
+        (
+            (1..=MAX_LPS).contains(&raw.lps),
+            "lps",
+            "not between 1 and 4096",
+        ),
+        (
+            (1..=8).contains(&raw.packages),
+            "packages",
+            "not between 1 and 8",
+        ),
+        (
+            raw.packages <= raw.lps,
+            "packages",
+            "more than logical processors",
+        ),
+        (
+            raw.ram_bytes.0 >> MAX_BITS == 0,
+            "ram_bytes",
+            "beyond 52 address bits",
+        ),
+        (
+            (12..=MAX_BITS).contains(&raw.maxpa),
+            "maxpa",
+            "not between 12 and 52",
+        ),
+        (raw.hkid_bits <= 15, "hkid_bits", "more than 15"),
+        (
+            hkid_field_end <= raw.maxpa,
+            "hkid_start_bit",
+            "the field does not end below maxpa",
+        ),
+        (
+            hkids_end <= 1 << raw.hkid_bits.min(15),
+            "private_hkid_count",
+            "not in the HKID field",
+        ),
+        (fits(&raw.seamrr), "seamrr", "beyond 52 address bits"),
+        (raw.cmrs.iter().all(fits), "cmrs", "beyond 52 address bits"),
+    ];
+    match rules.iter().find(|(holds, ..)| !holds) {
+        Some((_, field, message)) => Err(wrong(field, *message)),
+        None => Ok(()),
+    }
+}
