@@ -20,6 +20,7 @@ mod phymem_page_wbinvd;
 mod vp_addcx;
 mod vp_create;
 mod vp_flush;
+mod vp_init;
 
 /// A leaf's code.
 type Run = fn(&mut Call<'_, '_>) -> Done;
@@ -57,4 +58,5 @@ leaves! {
     VP_ADDCX => vp_addcx,
     VP_CREATE => vp_create,
     VP_FLUSH => vp_flush,
+    VP_INIT => vp_init,
 }
