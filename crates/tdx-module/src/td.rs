@@ -193,6 +193,12 @@ impl Td {
         gpa.0 >> (width - 1) == 0
     }
 
+    /// Level of the entries in the root of the secure EPT: 3, or 4 with five levels.
+    #[inline]
+    pub(crate) fn top_level(&self) -> u8 {
+        (self.ept_levels.load() as u8).saturating_sub(1)
+    }
+
     /// Whether the page's content may be seen by the host.
     pub(crate) fn is_debug(&self) -> bool {
         self.attributes.load() & 1 != 0

@@ -6,12 +6,18 @@
 //! needs neither, since everybody else holds the TDR shared. The guest walks without the tree lock.
 //! Source: TDX module 1.5, `sept_manager.c`.
 
+mod entry;
+mod target;
+
+pub(crate) use entry::{leaf_entry, leaf_to_hpa, table_entry};
+pub(crate) use target::{Named, Target};
+
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
 use seamlock_sync::{Action, Name, hooked};
 use seamlock_tdx_abi::addr::{Gpa, Hpa};
 use seamlock_tdx_abi::regs::Regs;
-use seamlock_tdx_abi::sept::{SeptEntry, SeptInfo, SeptState};
+use seamlock_tdx_abi::sept::SeptEntry;
 
 use crate::Module;
 use crate::locks::SEPT_ENTRY;
@@ -38,43 +44,13 @@ impl Walk<'_> {
 
     /// Reports the entry in RCX and RDX, as leaves with extended error information do.
     pub(crate) fn report(&self, regs: &mut Regs) {
-        report(self.entry, self.level, regs);
+        entry::report(self.entry, self.level, regs);
     }
 
     /// Replaces the entry; lock bits are the caller's to keep in `entry`.
     pub(crate) fn store(&self, entry: SeptEntry) {
         self.slot.store(entry.bits(), SeqCst);
     }
-}
-
-/// Reports an entry in RCX and RDX.
-pub(crate) fn report(entry: SeptEntry, level: u8, regs: &mut Regs) {
-    let state = entry.state().rdx_state().unwrap_or(0);
-    regs.rcx = entry.arch_bits();
-    regs.rdx = SeptInfo {
-        level,
-        state,
-        vm: 0,
-    }
-    .to_rdx();
-}
-
-/// An entry that maps the page at `hpa` for reading, writing and executing, or keeps it pending.
-pub(crate) fn leaf_entry(hpa: Hpa, state: SeptState) -> SeptEntry {
-    let fixed = SeptEntry::MT_WB | SeptEntry::SUPPRESS_VE;
-    let rwx = if state == SeptState::MAPPED {
-        SeptEntry::RWX
-    } else {
-        SeptEntry::empty()
-    };
-    let bits = (fixed | rwx).bits() | state.to_bits() | hpa.0;
-    SeptEntry::from_bits_retain(bits)
-}
-
-/// An entry that points to the table at `hpa`.
-pub(crate) fn table_entry(hpa: Hpa) -> SeptEntry {
-    let bits = SeptEntry::RWX.bits() | SeptState::NL_MAPPED.to_bits() | hpa.0;
-    SeptEntry::from_bits_retain(bits)
 }
 
 /// The name of the entry that maps `gpa` at `level`.
@@ -98,11 +74,10 @@ impl Module {
     /// entry that is a leaf or not present.
     #[inline]
     pub(crate) fn walk(&self, td: &Td, gpa: Gpa, level: u8, ordered: Ordered) -> Option<Walk<'_>> {
-        let levels = td.ept_levels.load() as u8;
         self.walk_from(
             td,
             td.tdcx(SEPT_ROOT_PAGE),
-            levels.checked_sub(1)?,
+            td.top_level(),
             gpa,
             level,
             ordered,
@@ -142,11 +117,4 @@ impl Module {
             at -= 1;
         }
     }
-}
-
-/// The page that a leaf entry of `level` maps for `gpa`.
-#[inline]
-pub(crate) fn leaf_to_hpa(entry: SeptEntry, gpa: Gpa, level: u8) -> Hpa {
-    let inside = (1u64 << (12 + 9 * u32::from(level))) - 1;
-    Hpa(entry.hpa().0 & !inside | gpa.0 & inside)
 }
