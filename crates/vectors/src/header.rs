@@ -40,7 +40,10 @@ impl Header {
     }
 
     /// Reads the first line of a file.
-    pub(crate) fn parse(line: &[u8]) -> Result<Header, Complaint> {
+    ///
+    /// # Errors
+    /// The field that is missing, malformed, or what no machine can have.
+    pub fn parse(line: &[u8]) -> Result<Header, Complaint> {
         let raw: wire::Header<'_> = wire::read(line)?;
         if raw.format != FORMAT {
             let message = format!("`{}` is not {FORMAT}", raw.format);
@@ -154,5 +157,102 @@ fn check(raw: &wire::Platform<'_>) -> Result<(), Complaint> {
     match rules.iter().find(|(holds, ..)| !holds) {
         Some((_, field, message)) => Err(wrong(field, *message)),
         None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEADER: &str = include_str!("header_for_tests.json");
+
+    fn with(change: &str, to: &str) -> Result<Header, Complaint> {
+        assert!(HEADER.contains(change), "{change}");
+        Header::parse(HEADER.replace(change, to).as_bytes())
+    }
+
+    #[test]
+    fn every_number_of_the_platform_comes_from_the_header() {
+        let header = Header::parse(HEADER.as_bytes()).unwrap();
+        let platform = header.platform();
+        assert_eq!((header.corpus.as_str(), header.lps()), ("small", 3));
+        assert_eq!(
+            (platform.ram_bytes, platform.packages, platform.maxpa),
+            (0x8000_0000, 1, 46)
+        );
+        assert_eq!((platform.hkid_start_bit, platform.hkid_bits), (40, 6));
+        assert_eq!(
+            (platform.private_hkid_first, platform.private_hkid_count),
+            (16, 8)
+        );
+        assert_eq!(
+            platform.cmrs,
+            [Range {
+                base: 0x10_0000,
+                size: 0x7ff0_0000
+            }]
+        );
+        assert_eq!(
+            platform.seamrr,
+            Range {
+                base: 0x9000_0000,
+                size: 0x200_0000
+            }
+        );
+        assert_eq!(
+            (platform.native_tsc_hz, platform.cache_sub_blocks),
+            (1_900_000_000, 2)
+        );
+        assert_eq!(
+            (platform.xcr0_supported, platform.xss_supported),
+            (0xe7, 0x800)
+        );
+        assert_eq!(
+            (platform.attributes_fixed0, platform.attributes_fixed1),
+            (0x11, 0x10)
+        );
+        assert_eq!(
+            (platform.config_flags_fixed0, platform.ept_5_level),
+            (3, false)
+        );
+        assert_eq!(platform.cpuid(0x1f, 1), [0, 0, 1, 0]);
+        assert_eq!(header.preambles["boot0"].len(), 1);
+    }
+
+    #[test]
+    fn a_header_that_is_wrong_names_the_field() {
+        for (change, to, field) in [
+            ("seamcall-sequences/1", "seamcall-sequences/2", "format"),
+            ("\"lps\":3", "\"lps\":0", "platform.lps"),
+            ("\"lps\":3", "\"lps\":100000", "platform.lps"),
+            ("\"lps\":3", "\"lps\":-3", "platform.lps"),
+            ("\"packages\":1", "\"packages\":4", "platform.packages"),
+            ("\"hkid_bits\":6", "\"hkid_bits\":63", "platform.hkid_bits"),
+            (
+                "\"hkid_start_bit\":40",
+                "\"hkid_start_bit\":4294967295",
+                "platform.hkid_start_bit",
+            ),
+            (
+                "\"0x80000000\"",
+                "\"0x8000000000000000\"",
+                "platform.ram_bytes",
+            ),
+            ("\"0x80000000\"", "\"2G\"", "platform.ram_bytes"),
+            (
+                "\"0x90000000\"",
+                "\"0xfffffffffffff000\"",
+                "platform.seamrr",
+            ),
+            ("all zero", "as on the host", "platform.cpuid"),
+            (
+                "\"op\":\"fill\"",
+                "\"op\":\"jump\"",
+                "preambles.boot0.steps[0].op",
+            ),
+        ] {
+            let complaint = with(change, to).unwrap_err();
+            assert_eq!(complaint.field, field, "{}", complaint.message);
+        }
     }
 }

@@ -19,6 +19,7 @@ mod parallel;
 mod report;
 pub mod run;
 mod sequence;
+mod show;
 mod subject;
 mod wire;
 
@@ -29,3 +30,4 @@ pub use parallel::{Options, Position, Progress, replay};
 pub use report::{Corpus, Group, Located, Report, Tally};
 pub use sequence::{ExitKind, GuestExit, Sequence, Step, What, WordResult};
 pub use subject::Subject;
+pub use wire::Complaint;

@@ -8,9 +8,10 @@ use serde::ser::{SerializeStruct, Serializer};
 
 use crate::files::InputError;
 use crate::hex::{Hex, show_bytes};
-use crate::mismatch::{Difference, Mismatch, Outcome, leaf_of, show_word};
+use crate::mismatch::{Difference, Mismatch, Outcome, leaf_of};
 use crate::parallel::Options;
 use crate::run::{GroupKey, Ran};
+use crate::show::{show_regs, show_word};
 
 /// How many were as recorded, and how many were not.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -361,7 +362,7 @@ fn lp(mismatch: &Mismatch) -> Option<u32> {
 
 fn before(mismatch: &Mismatch) -> Option<String> {
     match &mismatch.difference {
-        Difference::Call { input, .. } => Some(crate::mismatch::show_regs(input)),
+        Difference::Call { input, .. } => Some(show_regs(input)),
         Difference::Word { before, .. } => Some(show_word(*before)),
         _ => None,
     }

@@ -399,3 +399,7 @@ const EXTERNAL_INTERRUPT: GuestExit = GuestExit {
     gpa: 0,
     kind: ExitKind::Async,
 };
+
+#[cfg(test)]
+#[path = "run_tests.rs"]
+mod tests;

@@ -173,7 +173,10 @@ impl Sequence {
     }
 
     /// Reads a line of a file whose machine has `lps` logical processors.
-    pub(crate) fn parse(line: &[u8], lps: u32) -> Result<Sequence, Complaint> {
+    ///
+    /// # Errors
+    /// The field that is missing or malformed.
+    pub fn parse(line: &[u8], lps: u32) -> Result<Sequence, Complaint> {
         let raw: wire::Sequence<'_> = wire::read(line)?;
         Ok(Sequence {
             id: raw.id.into_owned(),
@@ -396,3 +399,7 @@ fn need<T>(field: &'static str, value: Option<T>) -> Result<T, Wrong> {
 fn hpa(field: &'static str, value: Option<Hex>) -> Result<Hpa, Wrong> {
     need(field, value).map(|hex| Hpa(hex.0))
 }
+
+#[cfg(test)]
+#[path = "sequence_tests.rs"]
+mod tests;

@@ -240,10 +240,12 @@ impl<'de> Deserialize<'de> for Input {
     }
 }
 
-/// What is wrong with a line: the field (may be empty) and the complaint.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Complaint {
+/// What is wrong with a line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Complaint {
+    /// The field as a path, `steps[3].in.rcx`; empty when it is the line as a whole.
     pub field: String,
+    /// What is wrong.
     pub message: String,
 }
 
