@@ -21,6 +21,7 @@ mod pamt;
 mod sept;
 mod sys;
 mod td;
+mod tdmr;
 mod vp;
 mod vp_state;
 mod words;

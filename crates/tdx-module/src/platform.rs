@@ -103,6 +103,11 @@ impl Platform {
         Hpa(pa & !self.hkid_mask())
     }
 
+    /// Whether a physical address is inside the address space and carries no HKID.
+    pub fn is_plain_address(&self, pa: u64) -> bool {
+        pa >> self.maxpa == 0 && pa & self.hkid_mask() == 0
+    }
+
     /// Whether TDX may use this HKID.
     pub fn is_private(&self, hkid: Hkid) -> bool {
         let first = self.private_hkid_first;

@@ -12,8 +12,14 @@ use std::sync::OnceLock;
 
 use seamlock_sync::{MutexWord, Plain, Private, Sharex};
 use seamlock_tdx_abi::addr::{Hkid, Hpa, PAGE_SIZE_1G};
+use seamlock_tdx_abi::tdmr::TdmrInfo;
 
 use crate::platform::{Platform, Range};
+
+/// Version of the handoff data that this module writes (MODULE_HV).
+pub(crate) const MODULE_HV: u16 = 0;
+/// Oldest version of the handoff data that another module may ask for (MIN_UPDATE_HV).
+pub(crate) const MIN_UPDATE_HV: u16 = 0;
 
 /// Where the module stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -83,6 +89,25 @@ pub(crate) struct Tdmr {
 }
 
 impl Tdmr {
+    /// A TDMR as SYS.CONFIG accepted it, nothing of it initialised.
+    pub(crate) fn new(info: &TdmrInfo) -> Tdmr {
+        let used = info.reserved.iter().filter(|area| area.size != 0);
+        Tdmr {
+            range: Range {
+                base: info.base,
+                size: info.size,
+            },
+            reserved: used
+                .map(|area| Range {
+                    base: area.offset,
+                    size: area.size,
+                })
+                .collect(),
+            lock: MutexWord::new(),
+            initialized: Plain::new(info.base),
+        }
+    }
+
     /// Whether a page lies in a reserved area.
     pub(crate) fn is_reserved(&self, pa: Hpa) -> bool {
         let offset = pa.0.wrapping_sub(self.range.base);

@@ -10,6 +10,7 @@ mod mng_addcx;
 mod mng_create;
 mod mng_key_config;
 mod mng_key_freeid;
+mod mng_key_reclaimid;
 mod mng_vpflushdone;
 mod mr_extend;
 mod mr_finalize;
@@ -17,6 +18,13 @@ mod phymem_cache_wb;
 mod phymem_page_rdmd;
 mod phymem_page_reclaim;
 mod phymem_page_wbinvd;
+mod sys_config;
+mod sys_init;
+mod sys_key_config;
+mod sys_lp_init;
+mod sys_lp_shutdown;
+mod sys_shutdown;
+mod sys_tdmr_init;
 mod vp_addcx;
 mod vp_create;
 mod vp_flush;
@@ -48,6 +56,7 @@ leaves! {
     MNG_CREATE => mng_create,
     MNG_KEY_CONFIG => mng_key_config,
     MNG_KEY_FREEID => mng_key_freeid,
+    MNG_KEY_RECLAIMID => mng_key_reclaimid,
     MNG_VPFLUSHDONE => mng_vpflushdone,
     MR_EXTEND => mr_extend,
     MR_FINALIZE => mr_finalize,
@@ -55,6 +64,13 @@ leaves! {
     PHYMEM_PAGE_RDMD => phymem_page_rdmd,
     PHYMEM_PAGE_RECLAIM => phymem_page_reclaim,
     PHYMEM_PAGE_WBINVD => phymem_page_wbinvd,
+    SYS_CONFIG => sys_config,
+    SYS_INIT => sys_init,
+    SYS_KEY_CONFIG => sys_key_config,
+    SYS_LP_INIT => sys_lp_init,
+    SYS_LP_SHUTDOWN => sys_lp_shutdown,
+    SYS_SHUTDOWN => sys_shutdown,
+    SYS_TDMR_INIT => sys_tdmr_init,
     VP_ADDCX => vp_addcx,
     VP_CREATE => vp_create,
     VP_FLUSH => vp_flush,

@@ -1,0 +1,7 @@
+//! `TDH.SYS.LP.SHUTDOWN` (leaf 44): does nothing; kept for hosts that still call it.
+
+use crate::call::{Call, Done};
+
+pub(crate) fn run(_call: &mut Call<'_, '_>) -> Done {
+    Ok(())
+}
