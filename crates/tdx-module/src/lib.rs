@@ -8,6 +8,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod guest;
 pub mod locks;
 pub mod measure;
 pub mod memory;
@@ -21,6 +22,7 @@ mod pamt;
 mod sept;
 mod sys;
 mod td;
+mod td_exit;
 mod tdmr;
 mod vp;
 mod vp_state;
@@ -31,6 +33,7 @@ use seamlock_tdx_abi::regs::Regs;
 pub use measure::Digest;
 pub use memory::Memory;
 pub use platform::Platform;
+pub use td_exit::{TdExit, TdExitKind};
 pub use words::LockAt;
 
 /// The TDX module of one machine.
@@ -87,7 +90,8 @@ impl Module {
         let lp = if lp < self.platform.lps { lp } else { 0 };
         self.sys.lps[lp as usize].busy.store(true);
         let after = self.dispatch(lp, regs);
-        self.sys.lps[lp as usize].busy.store(false);
+        // An LP in a guest is inside the module until its TD exits.
+        self.sys.lps[lp as usize].busy.store(after == After::Guest);
         after
     }
 }

@@ -135,6 +135,10 @@ pub(crate) struct Lp {
 pub(crate) struct Running {
     pub(crate) tdvpr: Hpa,
     pub(crate) tdr: Hpa,
+    /// The host's RBP, which some TDs leave alone.
+    pub(crate) rbp: u64,
+    /// Where the guest was entered.
+    pub(crate) rip: u64,
 }
 
 /// PHYMEM.CACHE.WB of one package.

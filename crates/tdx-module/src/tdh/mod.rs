@@ -27,8 +27,9 @@ mod sys_shutdown;
 mod sys_tdmr_init;
 mod vp_addcx;
 mod vp_create;
+pub(crate) mod vp_enter;
 mod vp_flush;
-mod vp_init;
+pub(crate) mod vp_init;
 
 /// A leaf's code.
 type Run = fn(&mut Call<'_, '_>) -> Done;
@@ -73,6 +74,7 @@ leaves! {
     SYS_TDMR_INIT => sys_tdmr_init,
     VP_ADDCX => vp_addcx,
     VP_CREATE => vp_create,
+    VP_ENTER => vp_enter,
     VP_FLUSH => vp_flush,
     VP_INIT => vp_init,
 }

@@ -13,11 +13,10 @@ use crate::Module;
 use crate::call::{Call, Done, invalid};
 use crate::operand::{associate, check_tdvps_pages, hold_op_state};
 use crate::td::Td;
-use crate::vp::Vp;
 use crate::vp_state::{VpState, gpr};
 
 /// IA32_TSC_ADJUST.
-const TSC_ADJUST_MSR: u32 = 0x3b;
+pub(crate) const TSC_ADJUST_MSR: u32 = 0x3b;
 
 pub(crate) fn run(call: &mut Call<'_, '_>) -> Done {
     let m = call.m;
@@ -72,18 +71,20 @@ fn count(td: &Td) -> Result<u32, TdxStatus> {
 }
 
 /// Notes the x2APIC id that version 1 gives. Module 1.5.06 takes the vCPU back out of the count when
-/// the id is too wide, and forgets to when the id is taken.
+/// the id is too wide, and forgets to when the id is taken. A vCPU that was counted without an id (by
+/// version 0, or by a refused call) counts as having id 0 here.
 fn claim_x2apic_id(td: &Td, index: u32, r8: u64) -> Result<u32, TdxStatus> {
     let Ok(id) = u32::try_from(r8) else {
         td.num_vcpus.fetch_sub(1);
         return Err(invalid(OperandId::R8));
     };
     let unique = td.config.with(|config| {
-        let unique = !config.x2apic_ids.contains(&id);
+        let ids = &mut config.x2apic_ids;
+        let index = index as usize;
+        ids.resize(ids.len().max(index + 1), 0);
+        let unique = !ids[..index].contains(&id);
         if unique {
-            let ids = &mut config.x2apic_ids;
-            ids.resize(ids.len().max(index as usize + 1), 0);
-            ids[index as usize] = id;
+            ids[index] = id;
         }
         unique
     });

@@ -1,0 +1,30 @@
+//! What the module decides while a guest runs: exceptions, exits, and what the guest sees of CPUID.
+//!
+//! There is no processor here. Whoever runs guest code loads [`GuestState`] when TDH.VP.ENTER answers
+//! [`After::Guest`](crate::After::Guest), reports what the guest does, and obeys [`GuestAfter`].
+
+mod cpu_state;
+mod exception;
+mod run;
+mod steps;
+
+pub use cpu_state::{CpuState, GuestState, Segment, Table};
+pub use exception::{Exception, VeInfo};
+pub(crate) use steps::StepFilter;
+
+use seamlock_tdx_abi::regs::Regs;
+
+/// What a guest does after the module has looked at what it did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum GuestAfter {
+    /// It goes on after the instruction; registers hold the result.
+    Continue,
+    /// An interrupt cut the call: registers and RIP are as before, and when the guest runs again it
+    /// executes the instruction again. The processor takes the interrupt first.
+    Again,
+    /// It takes this exception at the instruction.
+    Inject(Exception),
+    /// The TD has exited; TDH.VP.ENTER returns these registers to the host.
+    TdExit(Regs),
+}

@@ -1,0 +1,32 @@
+//! The guest's registers, between the module and whoever runs guest code.
+
+use crate::Module;
+use crate::guest::GuestState;
+
+impl Module {
+    /// The state in which the guest on `lp` goes on; None when no guest runs there. After
+    /// TDG.VP.VMCALL it holds what the host returned. An exception in it is handed out once.
+    pub fn guest_state(&self, lp: u32) -> Option<GuestState> {
+        let inside = self.inside(lp)?;
+        Some(inside.vp.guest.with(|guest| GuestState {
+            gprs: guest.gprs,
+            cpu: guest.cpu,
+            inject: guest.inject.take(),
+        }))
+    }
+
+    /// Takes the state of the guest on `lp` before something of it is reported: RIP is that of the
+    /// instruction that the guest stands at. An exception in it was not delivered yet and comes back with
+    /// the next [`guest_state`](Module::guest_state). False when no guest runs there.
+    pub fn store_guest_state(&self, lp: u32, state: &GuestState) -> bool {
+        let Some(inside) = self.inside(lp) else {
+            return false;
+        };
+        inside.vp.guest.with(|guest| {
+            guest.gprs = state.gprs;
+            guest.cpu = state.cpu;
+            guest.inject = state.inject;
+        });
+        true
+    }
+}
