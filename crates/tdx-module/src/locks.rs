@@ -45,7 +45,7 @@ impl<'m> HpGuard<'m> {
     #[inline]
     pub(crate) fn try_host(word: &'m SharexHp, mode: Mode, name: Name) -> Option<HpGuard<'m>> {
         word.try_acquire(mode, name)
-            .then_some(HpGuard { word, mode, name })
+            .then(|| HpGuard { word, mode, name })
     }
 
     /// One attempt to have a shared word alone; the hold stays shared when it fails.
@@ -83,7 +83,7 @@ impl<'m> SharexGuard<'m> {
     #[inline]
     pub(crate) fn try_take(word: &'m Sharex, mode: Mode, name: Name) -> Option<SharexGuard<'m>> {
         word.try_acquire(mode, name)
-            .then_some(SharexGuard { word, mode, name })
+            .then(|| SharexGuard { word, mode, name })
     }
 }
 
@@ -104,7 +104,7 @@ impl<'m> MutexWordGuard<'m> {
     /// One attempt.
     pub(crate) fn try_take(word: &'m MutexWord, name: Name) -> Option<MutexWordGuard<'m>> {
         word.try_acquire(name)
-            .then_some(MutexWordGuard { word, name })
+            .then(|| MutexWordGuard { word, name })
     }
 }
 
@@ -124,7 +124,7 @@ pub(crate) struct EntryGuard<'m> {
 impl<'m> EntryGuard<'m> {
     /// One attempt by a host call.
     pub(crate) fn try_host(entry: &'m AtomicU64, name: Name) -> Option<EntryGuard<'m>> {
-        EntryLock::try_host(entry, name).then_some(EntryGuard { entry, name })
+        EntryLock::try_host(entry, name).then(|| EntryGuard { entry, name })
     }
 }
 
