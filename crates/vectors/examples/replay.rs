@@ -3,13 +3,14 @@
 
 #![allow(clippy::disallowed_methods)] // the clock is for the last line only
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Instant;
 
 use seamlock_tdx_abi::leaf::Leaf;
-use seamlock_vectors::{Options, replay};
+use seamlock_vectors::{Options, Report, replay};
 
 fn main() -> ExitCode {
     let (paths, options, json) = match arguments() {
@@ -23,22 +24,30 @@ fn main() -> ExitCode {
     let start = Instant::now();
     let report = replay(&paths, &options, &mut ());
     let seconds = start.elapsed().as_secs_f64();
-    if json {
-        match serde_json::to_string_pretty(&report) {
-            Ok(text) => println!("{text}"),
-            Err(error) => eprintln!("{error}"),
-        }
+    let text = if json {
+        json_text(&report)
     } else {
-        println!("{report}");
-        let (sequences, calls) = (report.sequences().total(), report.calls().total());
-        let rate = sequences as f64 / seconds;
-        println!("{sequences} sequences, {calls} calls in {seconds:.2} s: {rate:.0} sequences/s");
-    }
+        text(&report, seconds)
+    };
+    // Whoever reads only the first lines closes the pipe: no reason to complain.
+    let _ = std::io::stdout().write_all(text.as_bytes());
     if report.passed() {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
     }
+}
+
+fn json_text(report: &Report) -> String {
+    serde_json::to_string_pretty(report).unwrap_or_else(|error| error.to_string()) + "\n"
+}
+
+fn text(report: &Report, seconds: f64) -> String {
+    let (sequences, calls) = (report.sequences().total(), report.calls().total());
+    let rate = sequences as f64 / seconds;
+    format!(
+        "{report}\n{sequences} sequences, {calls} calls in {seconds:.2} s: {rate:.0} sequences/s\n"
+    )
 }
 
 fn arguments() -> Result<(Vec<PathBuf>, Options, bool), String> {

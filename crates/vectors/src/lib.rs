@@ -28,6 +28,6 @@ pub use header::Header;
 pub use mismatch::{Difference, Mismatch, Outcome, Place, Stage, WordAfter};
 pub use parallel::{Options, Position, Progress, replay};
 pub use report::{Corpus, Group, Located, Report, Tally};
-pub use sequence::{ExitKind, GuestExit, Sequence, Step, What, WordResult};
+pub use sequence::{Sequence, Step, What, WordResult};
 pub use subject::Subject;
 pub use wire::Complaint;

@@ -5,7 +5,6 @@ use seamlock_tdx_abi::addr::Hpa;
 use seamlock_tdx_abi::leaf::Leaf;
 use seamlock_tdx_abi::regs::{REG_NAMES, Regs};
 use seamlock_tdx_abi::status::TdxStatus;
-use seamlock_tdx_module::LockAt;
 use serde::Serialize;
 
 use crate::sequence::{What, WordResult};
@@ -100,7 +99,7 @@ pub enum Difference {
         what: What,
         /// How it was wanted or held.
         mode: Option<Mode>,
-        /// The word before the step.
+        /// The word before the step; for a `peek`, as it was last seen.
         before: Option<WordView>,
         /// As recorded.
         expected: WordAfter,

@@ -363,7 +363,7 @@ fn lp(mismatch: &Mismatch) -> Option<u32> {
 fn before(mismatch: &Mismatch) -> Option<String> {
     match &mismatch.difference {
         Difference::Call { input, .. } => Some(show_regs(input)),
-        Difference::Word { before, .. } => Some(show_word(*before)),
+        Difference::Word { before, .. } => before.map(|word| show_word(Some(word))),
         _ => None,
     }
 }

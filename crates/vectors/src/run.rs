@@ -10,12 +10,12 @@ use seamlock_tdx_abi::field::FieldId;
 use seamlock_tdx_abi::leaf::Leaf;
 use seamlock_tdx_abi::regs::Regs;
 use seamlock_tdx_abi::status::TdxStatus;
-use seamlock_tdx_module::{After, LockAt};
+use seamlock_tdx_module::{After, LockAt, TdExit, TdExitKind};
 
 use crate::header::Header;
 use crate::mismatch::{Difference, Mismatch, Outcome, Place, Stage, WordAfter, leaf_of};
 use crate::report::Tally;
-use crate::sequence::{ExitKind, GuestExit, Sequence, Step, What, WordResult};
+use crate::sequence::{Sequence, Step, What, WordResult};
 use crate::subject::Subject;
 
 /// What to remember of mismatches; all are counted.
@@ -70,6 +70,7 @@ pub fn run(
         lps: header.lps(),
         in_guest: BTreeSet::new(),
         held: Vec::new(),
+        seen: Vec::new(),
         place,
         calling: None,
         after: None,
@@ -104,6 +105,8 @@ struct Runner<'a> {
     /// What was really taken: after a mismatch, not what the recording says.
     held: Vec<(LockAt, Mode)>,
     place: Place,
+    /// Lock words as they were last seen, for the reader of a mismatch.
+    seen: Vec<(LockAt, Option<WordView>)>,
     /// The leaf that is being called.
     calling: Option<Leaf>,
     /// The leaf called last.
@@ -184,8 +187,16 @@ impl Runner<'_> {
             }
             Step::Release { what, mode, word } => self.release(*what, *mode, *word),
             Step::Peek { what, word } => {
+                let before = self.last_seen(what.at);
                 let got = self.subject.peek(what.at);
-                self.word("peek", *what, None, got, (None, Some(*word)), (None, got));
+                self.word(
+                    "peek",
+                    *what,
+                    None,
+                    before,
+                    (None, Some(*word)),
+                    (None, got),
+                );
             }
             Step::ExpectMrtd { tdr, mrtd } => self.mrtd(*tdr, mrtd),
         }
@@ -241,7 +252,7 @@ impl Runner<'_> {
         }
     }
 
-    fn guest_exit(&mut self, lp: u32, exit: &GuestExit, expected: &Regs) {
+    fn guest_exit(&mut self, lp: u32, exit: &TdExit, expected: &Regs) {
         let got = self
             .in_guest
             .remove(&lp)
@@ -320,6 +331,10 @@ impl Runner<'_> {
         got: (Option<WordResult>, Option<WordView>),
     ) {
         self.ran.words.count(expected == got);
+        match self.seen.iter_mut().find(|(at, _)| *at == what.at) {
+            Some(seen) => seen.1 = got.1,
+            None => self.seen.push((what.at, got.1)),
+        }
         if expected != got {
             let after = |(result, word)| WordAfter { result, word };
             let (expected, got) = (after(expected), after(got));
@@ -332,6 +347,11 @@ impl Runner<'_> {
                 got,
             });
         }
+    }
+
+    fn last_seen(&self, at: LockAt) -> Option<WordView> {
+        let seen = self.seen.iter().find(|(seen, _)| *seen == at);
+        seen.and_then(|(_, word)| *word)
     }
 
     fn mrtd(&mut self, tdr: Hpa, expected: &[u8; 48]) {
@@ -393,11 +413,11 @@ impl Runner<'_> {
     }
 }
 
-const EXTERNAL_INTERRUPT: GuestExit = GuestExit {
+const EXTERNAL_INTERRUPT: TdExit = TdExit {
     reason: 1,
     qual: 0,
     gpa: 0,
-    kind: ExitKind::Async,
+    kind: TdExitKind::Async,
 };
 
 #[cfg(test)]

@@ -31,7 +31,7 @@ impl<F: Fn(u32, &mut Regs) -> After> Subject for Scripted<F> {
         (self.answer)(lp, regs)
     }
 
-    fn guest_exit(&self, _lp: u32, exit: &GuestExit) -> Regs {
+    fn guest_exit(&self, _lp: u32, exit: &TdExit) -> Regs {
         Regs {
             rax: u64::from(exit.reason),
             ..Regs::default()
@@ -245,7 +245,7 @@ fn lock_words_are_compared_with_what_they_were_before() {
     );
     let expected = "\
 steps[1]: after TDH.MNG.CREATE, hold kot exclusive
-    before        exclusive=0 host_priority=0 readers=0
+         before   exclusive=0 host_priority=0 readers=0
          expected ok exclusive=0 host_priority=0 readers=0
          got      ok exclusive=1 host_priority=0 readers=0
 ";

@@ -3,7 +3,7 @@
 use seamlock_sync::{Busy, Mode, WordView};
 use seamlock_tdx_abi::addr::{Gpa, Hpa};
 use seamlock_tdx_abi::regs::Regs;
-use seamlock_tdx_module::LockAt;
+use seamlock_tdx_module::{LockAt, TdExit, TdExitKind};
 use serde::Serialize;
 
 use crate::hex::{Hex, parse_bytes};
@@ -56,7 +56,7 @@ pub enum Step {
         /// Logical processor.
         lp: u32,
         /// Why.
-        exit: GuestExit,
+        exit: TdExit,
         /// What TDH.VP.ENTER returns.
         expected: Regs,
     },
@@ -136,30 +136,6 @@ impl From<Result<(), Busy>> for WordResult {
             Err(Busy::HostPriority) => WordResult::BusyHostPriority,
         }
     }
-}
-
-/// Why a guest exits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct GuestExit {
-    /// VMX exit reason.
-    pub reason: u32,
-    /// Exit qualification.
-    pub qual: u64,
-    /// Guest physical address of the exit.
-    pub gpa: u64,
-    /// What it does to the vCPU or the TD.
-    pub kind: ExitKind,
-}
-
-/// What an exit does to the vCPU or the TD.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ExitKind {
-    /// Nothing.
-    Async,
-    /// The vCPU becomes disabled.
-    NonRecoverableVcpu,
-    /// The TD becomes fatal.
-    NonRecoverableTd,
 }
 
 impl Sequence {
@@ -310,13 +286,13 @@ impl Reader<'_, '_> {
         let reason = u32::try_from(reason)
             .map_err(|_| ("reason", format!("{reason:#x} is not an exit reason")))?;
         let kind = match self.raw.kind.as_deref() {
-            None | Some("async") => ExitKind::Async,
-            Some("non_recoverable_vcpu") => ExitKind::NonRecoverableVcpu,
-            Some("non_recoverable_td") => ExitKind::NonRecoverableTd,
+            None | Some("async") => TdExitKind::Async,
+            Some("non_recoverable_vcpu") => TdExitKind::NonRecoverableVcpu,
+            Some("non_recoverable_td") => TdExitKind::NonRecoverableTd,
             Some(other) => return Err(("kind", format!("unknown kind of exit `{other}`"))),
         };
         let or_zero = |value: Option<Hex>| value.unwrap_or_default().0;
-        let exit = GuestExit {
+        let exit = TdExit {
             reason,
             qual: or_zero(self.raw.qual),
             gpa: or_zero(self.raw.gpa),

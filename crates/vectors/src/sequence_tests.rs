@@ -36,11 +36,11 @@ fn registers_absent_in_the_output_keep_their_input() {
 #[test]
 fn registers_absent_after_an_exit_are_zero() {
     let steps = parse(r#"{"op":"guest_exit","lp":1,"reason":"0x34","out":{"rax":"0x34"}}"#);
-    let exit = GuestExit {
+    let exit = TdExit {
         reason: 52,
         qual: 0,
         gpa: 0,
-        kind: ExitKind::Async,
+        kind: TdExitKind::Async,
     };
     let expected = Regs {
         rax: 0x34,

@@ -129,7 +129,9 @@ impl fmt::Display for Difference {
                     None => "",
                 };
                 writeln!(f, "{op} {}{}{mode}", what.name, show_at(what.at))?;
-                writeln!(f, "    before        {}", show_word(*before))?;
+                if let Some(before) = before {
+                    writeln!(f, "         before   {}", show_word(Some(*before)))?;
+                }
                 pair(f, "", &expected.to_string(), &got.to_string())
             }
             Difference::Mrtd { tdr, expected, got } => {

@@ -3,9 +3,7 @@
 use seamlock_sync::{Busy, Mode, WordView};
 use seamlock_tdx_abi::addr::Hpa;
 use seamlock_tdx_abi::regs::Regs;
-use seamlock_tdx_module::{After, LockAt, Module};
-
-use crate::sequence::GuestExit;
+use seamlock_tdx_module::{After, LockAt, Module, TdExit};
 
 /// A TDX module and its machine, as far as a recording touches them.
 pub trait Subject {
@@ -13,7 +11,7 @@ pub trait Subject {
     fn seamcall(&self, lp: u32, regs: &mut Regs) -> After;
 
     /// The guest on `lp` exits; what TDH.VP.ENTER returns. Only called when a guest runs there.
-    fn guest_exit(&self, lp: u32, exit: &GuestExit) -> Regs;
+    fn guest_exit(&self, lp: u32, exit: &TdExit) -> Regs;
 
     /// Takes one lock word as a host call would, without its parents.
     ///
@@ -42,13 +40,8 @@ impl Subject for Module {
         Module::seamcall(self, lp, regs)
     }
 
-    fn guest_exit(&self, lp: u32, exit: &GuestExit) -> Regs {
-        // Wired to Module::td_exit as soon as that exists.
-        let _ = (lp, exit);
-        Regs {
-            rax: u64::MAX,
-            ..Regs::default()
-        }
+    fn guest_exit(&self, lp: u32, exit: &TdExit) -> Regs {
+        Module::td_exit(self, lp, *exit)
     }
 
     fn hold(&self, at: LockAt, mode: Mode) -> Result<(), Busy> {
