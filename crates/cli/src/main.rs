@@ -1,1 +1,36 @@
-fn main() {}
+//! `seamlock`: a software Intel TDX platform on the command line.
+
+#![forbid(unsafe_code)]
+// The command line is where threads start and progress looks at the clock.
+#![allow(clippy::disallowed_methods)]
+
+mod failure;
+mod progress;
+mod style;
+mod vectors;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// A software Intel TDX platform: the TDX module and KVM's TDX control plane in user space, with every
+/// lock in view.
+#[derive(Debug, Parser)]
+#[command(version, about, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Vectors(vectors::Vectors),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let done = match cli.command {
+        Command::Vectors(command) => command.run(),
+    };
+    failure::exit_code(done)
+}

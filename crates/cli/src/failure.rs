@@ -1,0 +1,38 @@
+//! How a command ends: 0 when all is well, 1 when it found something wrong, 2 when what it was given is
+//! wrong.
+
+use std::fmt;
+use std::process::ExitCode;
+
+use crate::style;
+
+/// What the user gave can't be used; the text says which file, what is wrong and what would be right.
+#[derive(Debug)]
+pub struct BadInput(pub String);
+
+impl fmt::Display for BadInput {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for BadInput {}
+
+/// Prints an error on one line and picks the exit code.
+pub fn exit_code(done: anyhow::Result<ExitCode>) -> ExitCode {
+    match done {
+        Ok(code) => code,
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            anstream::eprintln!("{}error{}: {error:#}", style::BAD.render(), style::BAD.render_reset());
+            let bad_input = error.downcast_ref::<BadInput>().is_some();
+            ExitCode::from(if bad_input { 2 } else { 1 })
+        }
+    }
+}
+
+/// The reader of our output has seen enough.
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let io = error.chain().filter_map(|cause| cause.downcast_ref::<std::io::Error>());
+    io.into_iter().any(|cause| cause.kind() == std::io::ErrorKind::BrokenPipe)
+}
