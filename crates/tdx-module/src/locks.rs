@@ -126,6 +126,11 @@ impl<'m> EntryGuard<'m> {
     pub(crate) fn try_host(entry: &'m AtomicU64, name: Name) -> Option<EntryGuard<'m>> {
         EntryLock::try_host(entry, name).then(|| EntryGuard { entry, name })
     }
+
+    /// Leaves the entry locked: its table is none any more.
+    pub(crate) fn forget(self) {
+        std::mem::forget(self);
+    }
 }
 
 impl Drop for EntryGuard<'_> {

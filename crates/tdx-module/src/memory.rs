@@ -188,6 +188,13 @@ impl Memory {
             .map_or(0, |f| f.0[(pa.0 % PAGE_SIZE / 8) as usize].load(Relaxed))
     }
 
+    /// Writes a little-endian 64-bit word; nothing happens outside of memory. `pa` is a multiple of 8.
+    pub fn write_u64(&self, pa: Hpa, value: u64) {
+        if let Some(frame) = self.frame_mut(pa) {
+            frame.0[(pa.0 % PAGE_SIZE / 8) as usize].store(value, Relaxed);
+        }
+    }
+
     /// Copies a page onto another. Both lie in memory; a copy from outside of it gives zeros.
     #[inline]
     pub(crate) fn copy_page(&self, from: Hpa, to: Hpa) {

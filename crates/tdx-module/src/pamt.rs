@@ -72,6 +72,12 @@ impl PamtEntry {
         self.bepoch.store(0, Relaxed);
     }
 
+    /// Gives the page to a TD; what is left of an earlier BEPOCH stays.
+    pub(crate) fn assign_again(&self, page_type: PageType, owner: Hpa) {
+        self.page_type.store(page_type.0, Relaxed);
+        self.owner.store(owner.0, Relaxed);
+    }
+
     /// Changes the type alone; the owner stays.
     pub(crate) fn set_type(&self, page_type: PageType) {
         self.page_type.store(page_type.0, Relaxed);
@@ -115,6 +121,20 @@ impl PageSize {
     pub(crate) const fn bytes(self) -> u64 {
         1 << (12 + 9 * self as u32)
     }
+
+    /// Pages of 4 KiB.
+    pub(crate) const fn pages(self) -> u64 {
+        1 << (9 * self as u32)
+    }
+
+    /// The size of the page that a secure-EPT leaf of `level` maps.
+    pub(crate) const fn of_level(level: u8) -> PageSize {
+        match level {
+            0 => PageSize::K4,
+            1 => PageSize::M2,
+            _ => PageSize::G1,
+        }
+    }
 }
 
 /// All metadata of the machine. Costs host memory for the 2 MiB regions that were touched.
@@ -127,8 +147,8 @@ pub(crate) struct Pamt {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Chain<'m> {
     pa: Hpa,
-    gigabyte: &'m PamtEntry,
-    region: &'m PamtEntry,
+    gigabyte: &'m Gigabyte,
+    region: &'m Region,
     pub(crate) page: &'m Page,
 }
 
@@ -161,8 +181,8 @@ impl Pamt {
         let pages = region.pages.get_or_init(|| new_pages(pa, reserved));
         Some(Chain {
             pa,
-            gigabyte: &gigabyte.entry,
-            region: &region.entry,
+            gigabyte,
+            region,
             page: &pages[(pa.0 >> 12) as usize % 512],
         })
     }
@@ -226,6 +246,13 @@ impl Page {
     }
 }
 
+/// A page that the module found by itself, held alone: its own entry, and none above it.
+#[derive(Debug)]
+pub(crate) struct ImplicitPage<'m> {
+    _guard: HpGuard<'m>,
+    pub(crate) entry: &'m PamtEntry,
+}
+
 /// An explicit page operand, held: its entry in the wanted mode, those above it shared.
 #[derive(Debug)]
 pub(crate) struct PageGuard<'m> {
@@ -243,8 +270,8 @@ impl<'m> PageGuard<'m> {
     pub(crate) fn entry(&self) -> &'m PamtEntry {
         match self.size {
             PageSize::K4 => &self.chain.page.entry,
-            PageSize::M2 => self.chain.region,
-            PageSize::G1 => self.chain.gigabyte,
+            PageSize::M2 => &self.chain.region.entry,
+            PageSize::G1 => &self.chain.gigabyte.entry,
         }
     }
 
@@ -252,6 +279,11 @@ impl<'m> PageGuard<'m> {
     #[inline]
     pub(crate) fn page(&self) -> &'m Page {
         self.chain.page
+    }
+
+    /// The entries from the top to the page.
+    pub(crate) fn chain(&self) -> Chain<'m> {
+        self.chain
     }
 
     /// The size of the page found.
@@ -300,8 +332,8 @@ impl<'m> Chain<'m> {
     pub(crate) fn entry(&self, size: PageSize) -> &'m PamtEntry {
         match size {
             PageSize::K4 => &self.page.entry,
-            PageSize::M2 => self.region,
-            PageSize::G1 => self.gigabyte,
+            PageSize::M2 => &self.region.entry,
+            PageSize::G1 => &self.gigabyte.entry,
         }
     }
 
@@ -321,7 +353,7 @@ impl<'m> Chain<'m> {
     #[inline]
     pub(crate) fn walk(self, target: PageSize, mode: Mode) -> Option<PageGuard<'m>> {
         let gigabyte = self.try_hold(PageSize::G1, Mode::Shared)?;
-        if target == PageSize::G1 || self.gigabyte.page_type() == PageType::REG {
+        if target == PageSize::G1 || self.gigabyte.entry.page_type() == PageType::REG {
             let leaf = promoted(gigabyte, mode)?;
             let size = PageSize::G1;
             return Some(PageGuard {
@@ -333,7 +365,7 @@ impl<'m> Chain<'m> {
             });
         }
         let region = self.try_hold(PageSize::M2, Mode::Shared)?;
-        if target == PageSize::M2 || self.region.page_type() == PageType::REG {
+        if target == PageSize::M2 || self.region.entry.page_type() == PageType::REG {
             let leaf = promoted(region, mode)?;
             let (size, _gigabyte) = (PageSize::M2, Some(gigabyte));
             return Some(PageGuard {
@@ -354,13 +386,69 @@ impl<'m> Chain<'m> {
         })
     }
 
+    /// Takes the entry at `size` alone and exclusively, as an implicit operand.
+    pub(crate) fn hold_implicit(self, size: PageSize) -> Option<ImplicitPage<'m>> {
+        let _guard = self.try_hold(size, Mode::Exclusive)?;
+        Some(ImplicitPage {
+            _guard,
+            entry: self.entry(size),
+        })
+    }
+
+    /// The entries of the pages that a page of `size` is made of.
+    fn parts(self, size: PageSize) -> impl Iterator<Item = &'m PamtEntry> {
+        let pages = match size {
+            PageSize::M2 => self.region.pages.get(),
+            _ => None,
+        };
+        let regions = match size {
+            PageSize::G1 => Some(&self.gigabyte.regions),
+            _ => None,
+        };
+        let pages = pages.into_iter().flat_map(|pages| pages.iter());
+        let regions = regions.into_iter().flat_map(|regions| regions.iter());
+        pages
+            .map(|page| &page.entry)
+            .chain(regions.map(|region| &region.entry))
+    }
+
+    /// Whether none of the 4 KiB pages of the 2 MiB page is in use. The caller holds the 2 MiB entry
+    /// alone, so that nobody can walk to one of them.
+    pub(crate) fn is_free_2m(self) -> bool {
+        self.parts(PageSize::M2)
+            .all(|entry| entry.page_type() == PageType::NDA)
+    }
+
+    /// Makes one page of `size` of its 512 parts, which have one owner. None when its entry is busy.
+    pub(crate) fn join(self, size: PageSize) -> Option<()> {
+        let _guard = self.try_hold(size, Mode::Exclusive)?;
+        let whole = self.entry(size);
+        let first = self.parts(size).next()?;
+        whole.assign_again(first.page_type(), first.owner());
+        self.parts(size)
+            .for_each(|part| part.set_type(PageType::NDA));
+        Some(())
+    }
+
+    /// Makes 512 parts of one page of `size`. None when its entry is busy.
+    pub(crate) fn split(self, size: PageSize) -> Option<()> {
+        let _guard = self.try_hold(size, Mode::Exclusive)?;
+        let whole = self.entry(size);
+        self.parts(size)
+            .for_each(|part| part.assign(whole.page_type(), whole.owner()));
+        whole.set_type(PageType::NDA);
+        Some(())
+    }
+
     /// Gives back the words of a 4 KiB page that [`PageGuard::keep`] left held.
     pub(crate) fn release_kept(&self, mode: Mode) {
         self.page.entry.lock.release(mode, self.name(PageSize::K4));
         self.region
+            .entry
             .lock
             .release(Mode::Shared, self.name(PageSize::M2));
         self.gigabyte
+            .entry
             .lock
             .release(Mode::Shared, self.name(PageSize::G1));
     }

@@ -3,7 +3,10 @@
 
 use seamlock_tdx_abi::leaf::Leaf;
 use seamlock_tdx_abi::lifecycle::OpState;
-use seamlock_tdx_abi::sept::SeptState;
+
+mod sept;
+
+pub use sept::{SEPT_STATES_ALLOWED, SEPT_TRAITS, SeptTrait, sept_is, sept_state_allows};
 
 /// Leaves that exist in version 1, too. Source: dispatcher of TDX module 1.5.06.
 pub const VERSIONED: &[Leaf] = &[
@@ -61,60 +64,6 @@ pub const OP_STATES: &[(Leaf, &[u32])] = &[
 /// OP_STATEs in which removing or changing a mapping needs TLB tracking.
 pub const TRACKING_REQUIRED: &[u32] = &[2, 3, 9];
 
-/// In which state an L1 secure-EPT entry must be for a leaf. Leaves that are not listed do not ask.
-pub const SEPT_STATES_ALLOWED: &[(Leaf, &[SeptState])] = &[
-    (Leaf::MEM_SEPT_ADD, &[SeptState::FREE, SeptState::NL_MAPPED]),
-    (Leaf::MEM_PAGE_ADD, &[SeptState::FREE]),
-    (Leaf::MEM_PAGE_AUG, &[SeptState::FREE, SeptState::REMOVED]),
-    (
-        Leaf::MEM_RANGE_BLOCK,
-        &[
-            SeptState::NL_MAPPED,
-            SeptState::MAPPED,
-            SeptState::BLOCKEDW,
-            SeptState::PENDING,
-            SeptState::PENDING_BLOCKEDW,
-        ],
-    ),
-    (
-        Leaf::MEM_RANGE_UNBLOCK,
-        &[
-            SeptState::NL_BLOCKED,
-            SeptState::BLOCKED,
-            SeptState::PENDING_BLOCKED,
-        ],
-    ),
-    (
-        Leaf::MEM_PAGE_REMOVE,
-        &[
-            SeptState::MAPPED,
-            SeptState::BLOCKED,
-            SeptState::BLOCKEDW,
-            SeptState::PENDING,
-            SeptState::PENDING_BLOCKED,
-            SeptState::PENDING_BLOCKEDW,
-        ],
-    ),
-    (
-        Leaf::MEM_SEPT_REMOVE,
-        &[SeptState::NL_MAPPED, SeptState::NL_BLOCKED],
-    ),
-    (
-        Leaf::MEM_PAGE_PROMOTE,
-        &[SeptState::NL_MAPPED, SeptState::NL_BLOCKED],
-    ),
-    (
-        Leaf::MEM_PAGE_DEMOTE,
-        &[
-            SeptState::MAPPED,
-            SeptState::BLOCKED,
-            SeptState::PENDING,
-            SeptState::PENDING_BLOCKED,
-        ],
-    ),
-    (Leaf::MR_EXTEND, &[SeptState::MAPPED]),
-];
-
 const LEAVES: usize = 256;
 
 const fn op_state_masks() -> [u16; LEAVES] {
@@ -134,7 +83,7 @@ const fn op_state_masks() -> [u16; LEAVES] {
     masks
 }
 
-const OP_STATE_MASKS: [u16; LEAVES] = op_state_masks();
+static OP_STATE_MASKS: [u16; LEAVES] = op_state_masks();
 
 /// Whether a leaf is allowed in an OP_STATE.
 #[inline]
@@ -144,14 +93,6 @@ pub fn op_state_allows(leaf: Leaf, state: OpState) -> bool {
         .copied()
         .unwrap_or(u16::MAX);
     state.0 < 16 && mask >> state.0 & 1 != 0
-}
-
-/// Whether a leaf is allowed on an entry in a state.
-pub fn sept_state_allows(leaf: Leaf, state: SeptState) -> bool {
-    SEPT_STATES_ALLOWED
-        .iter()
-        .find(|(l, _)| *l == leaf)
-        .is_none_or(|(_, s)| s.contains(&state))
 }
 
 /// Whether the TD's state asks for TLB tracking before a mapping goes.

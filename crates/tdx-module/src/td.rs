@@ -199,6 +199,11 @@ impl Td {
         (self.ept_levels.load() as u8).saturating_sub(1)
     }
 
+    /// L2 VMs of the TD, 0 to 3.
+    pub(crate) fn l2_vms(&self) -> u8 {
+        self.num_l2_vms.load() as u8
+    }
+
     /// Whether the page's content may be seen by the host.
     pub(crate) fn is_debug(&self) -> bool {
         self.attributes.load() & 1 != 0

@@ -7,10 +7,17 @@
 //! Source: TDX module 1.5, `sept_manager.c`.
 
 mod entry;
+pub(crate) mod l2;
+mod merge;
 mod target;
+mod track;
 
-pub(crate) use entry::{leaf_entry, leaf_to_hpa, table_entry};
-pub(crate) use target::{Named, Target};
+pub(crate) use entry::{
+    blocked, is_aliased, leaf_entry, leaf_to_hpa, table_entry, unblocked, with_alias, with_hpa,
+    without_accept_counter,
+};
+pub(crate) use merge::{LockedTable, write_parts};
+pub(crate) use target::{LockedEntry, Named, Target};
 
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
@@ -47,17 +54,36 @@ impl Walk<'_> {
         entry::report(self.entry, self.level, regs);
     }
 
-    /// Replaces the entry; lock bits are the caller's to keep in `entry`.
+    /// Replaces the entry; lock bits are the caller's to keep in `entry`. Nobody else is there.
     pub(crate) fn store(&self, entry: SeptEntry) {
         self.slot.store(entry.bits(), SeqCst);
     }
+
+    /// Replaces the entry where others may read it.
+    pub(crate) fn store_watched(&self, entry: SeptEntry) {
+        if hooked() {
+            seamlock_sync::announce(Action::Store, self.name, entry.bits());
+        }
+        self.store(entry);
+    }
 }
 
-/// The name of the entry that maps `gpa` at `level`.
+/// The name of the entry that maps `gpa` at `level` for L2 VM `vm`, or for the TD itself (0).
 #[inline]
-pub(crate) fn entry_name(td: &Td, gpa: Gpa, level: u8) -> Name {
+fn entry_name(td: &Td, gpa: Gpa, level: u8, vm: u8) -> Name {
     let base = gpa.0 >> (12 + 9 * level) << (12 + 9 * level);
-    SEPT_ENTRY.of(td.tdr.0, base | u64::from(level))
+    SEPT_ENTRY.of(td.tdr.0, base | u64::from(level) | u64::from(vm) << 4)
+}
+
+/// One tree of tables.
+#[derive(Clone, Copy, Debug)]
+struct Tree {
+    /// The table at the top.
+    root: Hpa,
+    /// The level of its entries.
+    top: u8,
+    /// The L2 VM, or 0 for the TD itself.
+    vm: u8,
 }
 
 /// Who orders the walk against changes of the entries above the last.
@@ -74,32 +100,28 @@ impl Module {
     /// entry that is a leaf or not present.
     #[inline]
     pub(crate) fn walk(&self, td: &Td, gpa: Gpa, level: u8, ordered: Ordered) -> Option<Walk<'_>> {
-        self.walk_from(
-            td,
-            td.tdcx(SEPT_ROOT_PAGE),
-            td.top_level(),
-            gpa,
-            level,
-            ordered,
-        )
+        let tree = Tree {
+            root: td.tdcx(SEPT_ROOT_PAGE),
+            top: td.top_level(),
+            vm: 0,
+        };
+        self.walk_tree(td, tree, gpa, level, ordered)
     }
 
-    /// Walks a secure EPT from the table at `root`, whose entries are of level `top`.
-    pub(crate) fn walk_from(
+    fn walk_tree(
         &self,
         td: &Td,
-        root: Hpa,
-        top: u8,
+        tree: Tree,
         gpa: Gpa,
         level: u8,
         ordered: Ordered,
     ) -> Option<Walk<'_>> {
-        let mut table = root;
-        let mut at = top;
+        let mut table = tree.root;
+        let mut at = tree.top;
         loop {
             let index = (gpa.0 >> (12 + 9 * at)) as usize % 512;
             let slot = &self.memory.frame_mut(table)?.words()[index];
-            let name = entry_name(td, gpa, at);
+            let name = entry_name(td, gpa, at, tree.vm);
             if ordered == Ordered::No && hooked() {
                 seamlock_sync::announce(Action::Load, name, 0);
             }

@@ -2,16 +2,19 @@
 
 use std::ops::RangeInclusive;
 
-use seamlock_sync::{Action, Mode, hooked};
-use seamlock_tdx_abi::addr::Gpa;
+use seamlock_sync::Mode;
+use seamlock_tdx_abi::addr::{Gpa, Hpa};
 use seamlock_tdx_abi::operand::OperandId;
+use seamlock_tdx_abi::regs::Regs;
 use seamlock_tdx_abi::sept::SeptEntry;
 use seamlock_tdx_abi::status::TdxStatus;
 
 use super::{Ordered, Walk};
+use crate::Module;
 use crate::call::{Call, Done};
 use crate::locks::{EntryGuard, HpGuard, SEPT_TREE, SharexGuard};
 use crate::operand::{TdrGuard, check_mapping, check_private_gpa, hold_op_state};
+use crate::pamt::{ImplicitPage, PageSize};
 use crate::tables::sept_state_allows;
 use crate::td::Td;
 
@@ -22,6 +25,16 @@ pub(crate) struct Named {
     pub(crate) mapping: u64,
     /// The TDR's address.
     pub(crate) tdr: u64,
+}
+
+impl Named {
+    /// The page that RCX and RDX name.
+    pub(crate) fn of(operands: &Regs) -> Named {
+        Named {
+            mapping: operands.rcx,
+            tdr: operands.rdx,
+        }
+    }
 }
 
 /// One secure-EPT entry, locked.
@@ -46,11 +59,8 @@ impl<'m> LockedEntry<'m> {
 
     /// Replaces the entry, which stays locked.
     pub(crate) fn store(&mut self, entry: SeptEntry) {
-        if hooked() {
-            seamlock_sync::announce(Action::Store, self.walk.name, entry.bits());
-        }
         self.walk.entry = entry | SeptEntry::TDEL;
-        self.walk.store(self.walk.entry);
+        self.walk.store_watched(self.walk.entry);
     }
 
     /// Reports the entry in RCX and RDX.
@@ -88,17 +98,28 @@ impl<'m> Target<'m> {
         levels: RangeInclusive<u8>,
         tree: Mode,
     ) -> Result<Target<'m>, TdxStatus> {
-        let m = call.m;
-        let tdr = m.hold_tdr(named.tdr, Mode::Shared, OperandId::RDX)?;
+        let tdr = call.m.hold_tdr(named.tdr, Mode::Shared, OperandId::RDX)?;
+        let op_state = hold_op_state(tdr.td, call.leaf)?;
+        Target::below(call, tdr, op_state, named.mapping, levels, tree)
+    }
+
+    /// [`hold`](Target::hold) once the TDR and OP_STATE are held.
+    pub(crate) fn below(
+        call: &mut Call<'m, '_>,
+        tdr: TdrGuard<'m>,
+        _op_state: HpGuard<'m>,
+        mapping: u64,
+        levels: RangeInclusive<u8>,
+        tree: Mode,
+    ) -> Result<Target<'m>, TdxStatus> {
         let td = tdr.td;
-        let _op_state = hold_op_state(td, call.leaf)?;
         let highest = (*levels.end()).min(td.top_level());
-        let (gpa, level) = check_mapping(named.mapping, *levels.start()..=highest)?;
+        let (gpa, level) = check_mapping(mapping, *levels.start()..=highest)?;
         check_private_gpa(td, gpa, OperandId::RCX)?;
         let _tree = SharexGuard::try_take(&td.sept_lock, tree, SEPT_TREE.at(td.tdr.0))
             .ok_or(TdxStatus::OPERAND_BUSY.with(OperandId::SEPT_TREE))?;
         let failed = TdxStatus::EPT_WALK_FAILED.with(OperandId::RCX);
-        let walk = m.walk(td, gpa, level, Ordered::No).ok_or(failed)?;
+        let walk = call.m.walk(td, gpa, level, Ordered::No).ok_or(failed)?;
         if walk.level != level {
             walk.report(call.r);
             return Err(failed);
@@ -129,5 +150,18 @@ impl<'m> Target<'m> {
     pub(crate) fn fail(&self, call: &mut Call<'_, '_>, status: TdxStatus) -> TdxStatus {
         self.entry.report(call);
         status.with(OperandId::RCX)
+    }
+}
+
+impl Module {
+    /// A page that an entry points to, held alone.
+    pub(crate) fn hold_implicit(
+        &self,
+        pa: Hpa,
+        size: PageSize,
+    ) -> Result<ImplicitPage<'_>, TdxStatus> {
+        self.chain(pa)
+            .and_then(|chain| chain.hold_implicit(size))
+            .ok_or(TdxStatus::OPERAND_BUSY.with(OperandId::RCX))
     }
 }

@@ -5,7 +5,19 @@ use seamlock_tdx_abi::leaf::Leaf;
 use crate::call::{Call, Done};
 
 mod mem_page_add;
+mod mem_page_aug;
+mod mem_page_demote;
+mod mem_page_promote;
+mod mem_page_relocate;
+mod mem_page_remove;
+mod mem_range_block;
+mod mem_range_unblock;
+mod mem_rd;
 mod mem_sept_add;
+mod mem_sept_rd;
+mod mem_sept_remove;
+mod mem_track;
+mod mem_wr;
 mod mng_addcx;
 mod mng_create;
 mod mng_key_config;
@@ -52,7 +64,19 @@ macro_rules! leaves {
 
 leaves! {
     MEM_PAGE_ADD => mem_page_add,
+    MEM_PAGE_AUG => mem_page_aug,
+    MEM_PAGE_DEMOTE => mem_page_demote,
+    MEM_PAGE_PROMOTE => mem_page_promote,
+    MEM_PAGE_RELOCATE => mem_page_relocate,
+    MEM_PAGE_REMOVE => mem_page_remove,
+    MEM_RANGE_BLOCK => mem_range_block,
+    MEM_RANGE_UNBLOCK => mem_range_unblock,
+    MEM_RD => mem_rd,
     MEM_SEPT_ADD => mem_sept_add,
+    MEM_SEPT_RD => mem_sept_rd,
+    MEM_SEPT_REMOVE => mem_sept_remove,
+    MEM_TRACK => mem_track,
+    MEM_WR => mem_wr,
     MNG_ADDCX => mng_addcx,
     MNG_CREATE => mng_create,
     MNG_KEY_CONFIG => mng_key_config,
