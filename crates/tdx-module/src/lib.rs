@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 pub mod guest;
+pub mod cpuid;
 pub mod locks;
 pub mod measure;
 pub mod memory;
@@ -17,6 +18,7 @@ pub mod tables;
 pub mod tdh;
 
 mod call;
+mod msr;
 mod operand;
 mod pamt;
 mod sept;
@@ -24,6 +26,7 @@ mod sys;
 mod td;
 mod td_exit;
 mod tdmr;
+mod tsc;
 mod vp;
 mod vp_state;
 mod words;

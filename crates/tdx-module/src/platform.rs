@@ -1,9 +1,14 @@
 //! The machine that the module runs on: what it finds there, and what may happen to it.
 
+mod sapphire_rapids;
+mod xsave;
+
 use std::fmt;
 use std::sync::Arc;
 
 use seamlock_tdx_abi::addr::{Hkid, Hpa};
+
+pub use xsave::XsaveLayout;
 
 /// A range of physical addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,6 +86,8 @@ pub struct Platform {
     pub ept_5_level: bool,
     /// Steps that PHYMEM.CACHE.WB takes per package; it may be interrupted between them.
     pub cache_sub_blocks: u32,
+    /// IA32_ARCH_CAPABILITIES.
+    pub ia32_arch_capabilities: u64,
     /// The processor's CPUID; what is not listed reads as zero.
     pub cpuid: Vec<CpuidEntry>,
     /// What may happen while the module runs.
@@ -150,6 +157,11 @@ pub trait Events: Send + Sync + fmt::Debug {
     fn tsc(&self, lp: u32) -> u64;
     /// Whether IA32_TSC_ADJUST of `lp` is still what it was at SYS.LP.INIT.
     fn tsc_adjust_unchanged(&self, lp: u32) -> bool;
+    /// Whether IA32_MISC_ENABLE of `lp` limits CPUID to the leaves of an old processor.
+    fn limits_cpuid(&self, lp: u32) -> bool {
+        let _ = lp;
+        false
+    }
     /// Whether the CPUID and MSR checks of SYS.INIT and SYS.LP.INIT find `lp` as they should.
     fn platform_check(&self, lp: u32) -> Result<(), PlatformFault>;
 }

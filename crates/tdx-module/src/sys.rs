@@ -14,6 +14,7 @@ use seamlock_sync::{MutexWord, Plain, Private, Sharex};
 use seamlock_tdx_abi::addr::{Hkid, Hpa, PAGE_SIZE_1G};
 use seamlock_tdx_abi::tdmr::TdmrInfo;
 
+use crate::cpuid::{NUM_CPUID_VALUES, Value, native_values};
 use crate::platform::{Platform, Range};
 
 /// Version of the handoff data that this module writes (MODULE_HV).
@@ -172,6 +173,8 @@ pub(crate) struct Sys {
     kot_first: u16,
     pub(crate) lps: Vec<Lp>,
     pub(crate) wbt: Vec<Wbt>,
+    /// CPUID of the processor in the order of [`crate::cpuid::ENTRIES`].
+    pub(crate) native_cpuid: Box<[Value; NUM_CPUID_VALUES]>,
 }
 
 impl Sys {
@@ -197,6 +200,7 @@ impl Sys {
             kot_first: platform.private_hkid_first,
             lps: (0..platform.lps).map(|_| lp()).collect(),
             wbt: (0..platform.packages).map(|_| Wbt::default()).collect(),
+            native_cpuid: Box::new(native_values(platform)),
         }
     }
 

@@ -16,11 +16,16 @@ use seamlock_tdx_abi::addr::{Gpa, Hkid, Hpa, NULL_PA};
 use seamlock_tdx_abi::lifecycle::{LifecycleState, OpState};
 
 use crate::measure::{Digest, Launch};
+use crate::platform::XsaveLayout;
 
 /// TDCS pages that MNG.INIT needs (TDCS_BASE_SIZE / 4096).
 pub(crate) const MIN_TDCS_PAGES: u32 = 6;
 /// TDCS pages that MNG.ADDCX accepts: one more for each L2 VM.
 pub(crate) const MAX_TDCS_PAGES: u32 = 9;
+/// TDCS pages more for each L2 VM.
+pub(crate) const TDCS_PAGES_PER_L2_VM: u32 = 1;
+/// TD_CTLS: a private EPT violation on a pending page exits to the host and does not raise #VE.
+pub(crate) const TD_CTLS_PENDING_VE_DISABLE: u64 = 1;
 /// Index of the TDCS page that is the root of the L1 secure EPT.
 pub(crate) const SEPT_ROOT_PAGE: usize = 3;
 
@@ -63,6 +68,8 @@ pub(crate) struct Td {
     pub(crate) ept_levels: Plain<u32>,
     /// Whether the shared bit is bit 51 (GPAW 52) and not bit 47.
     pub(crate) gpaw_52: Plain<bool>,
+    /// Width of a physical address that the TD is shown.
+    pub(crate) virt_maxpa: Plain<u32>,
 
     /// The running hash of MRTD.
     pub(crate) launch: Private<Launch>,
@@ -78,6 +85,7 @@ pub(crate) struct TdConfig {
     pub(crate) tsc_frequency: u16,
     pub(crate) tsc_offset: u64,
     pub(crate) tsc_multiplier: u64,
+    /// How long a guest may have to yield to the host, in native TSC ticks.
     pub(crate) hp_lock_timeout: u64,
     pub(crate) mrconfigid: Digest,
     pub(crate) mrowner: Digest,
@@ -86,13 +94,15 @@ pub(crate) struct TdConfig {
     pub(crate) rtmr: [Digest; 4],
     pub(crate) servtd_hash: Digest,
     pub(crate) ia32_arch_capabilities: u64,
-    /// CPUID_VALUES: EAX, EBX, ECX, EDX in the order of the module's table.
+    /// Where extended state lies in the vCPUs' XSAVE area.
+    pub(crate) xbuff: XsaveLayout,
+    /// CPUID_VALUES: EAX, EBX, ECX, EDX in the order of [`crate::cpuid::ENTRIES`]; empty before
+    /// MNG.INIT.
     pub(crate) cpuid: Vec<[u32; 4]>,
     /// Whether every vCPU so far was initialised by VP.INIT version 1.
     pub(crate) topology_enum_configured: bool,
     /// x2APIC ids given to vCPUs, by index.
     pub(crate) x2apic_ids: Vec<u32>,
-    /// Fields by metadata field code that are written and read back, and nothing else.
     pub(crate) td_ctls: u64,
     pub(crate) notify_enables: u64,
 }
@@ -124,6 +134,7 @@ impl Td {
             config_flags: Plain::new(0),
             ept_levels: Plain::new(0),
             gpaw_52: Plain::new(false),
+            virt_maxpa: Plain::new(0),
             launch: Private::new(Launch::default()),
             config: Private::new(TdConfig::default()),
         }
@@ -150,6 +161,7 @@ impl Td {
         self.num_l2_vms.store(0);
         self.ept_levels.store(0);
         self.gpaw_52.store(false);
+        self.virt_maxpa.store(0);
         self.launch.with(|launch| *launch = Launch::default());
         self.config.with(|config| *config = TdConfig::default());
     }
@@ -185,12 +197,12 @@ impl Td {
         self.tdcx[index].store(pa.0);
     }
 
-    /// Whether `gpa` is a private address that the TD can have: inside its GPA width, below 52 bits
-    /// and without the shared bit.
+    /// Whether `gpa` is a private address that the TD can have: inside its GPA width and the physical
+    /// address width that it is shown, and without the shared bit.
     #[inline]
     pub(crate) fn is_private_gpa(&self, gpa: Gpa) -> bool {
-        let width = if self.gpaw_52.load() { 52 } else { 48 };
-        gpa.0 >> (width - 1) == 0
+        let width: u32 = if self.gpaw_52.load() { 52 } else { 48 };
+        gpa.0 >> (width - 1).min(self.virt_maxpa.load()) == 0
     }
 
     /// Level of the entries in the root of the secure EPT: 3, or 4 with five levels.

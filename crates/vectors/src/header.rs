@@ -92,6 +92,7 @@ fn platform(raw: &wire::Platform<'_>) -> Result<Platform, Complaint> {
         config_flags_fixed0: raw.config_flags_fixed0.0,
         ept_5_level: raw.ept_5_level_supported,
         cache_sub_blocks: raw.cache_sub_blocks,
+        ia32_arch_capabilities: 0,
         cpuid,
         events: Arc::new(Quiet::default()),
     })

@@ -20,6 +20,7 @@ mod mem_track;
 mod mem_wr;
 mod mng_addcx;
 mod mng_create;
+mod mng_init;
 mod mng_key_config;
 mod mng_key_freeid;
 mod mng_key_reclaimid;
@@ -79,6 +80,7 @@ leaves! {
     MEM_WR => mem_wr,
     MNG_ADDCX => mng_addcx,
     MNG_CREATE => mng_create,
+    MNG_INIT => mng_init,
     MNG_KEY_CONFIG => mng_key_config,
     MNG_KEY_FREEID => mng_key_freeid,
     MNG_KEY_RECLAIMID => mng_key_reclaimid,
