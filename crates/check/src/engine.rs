@@ -1,0 +1,495 @@
+//! One execution: who has announced what, who may go on, and what was done.
+
+use seamlock_sync::{Action, Name, Op, Outcome, Verdict};
+
+use crate::access::{Access, Accesses, Class, NOTHING};
+use crate::clock::{Clock, MAX_THREADS};
+use crate::log::{Event, Log};
+use crate::object::{NONE, Objects, SETUP, Shadow, blocking};
+use crate::scenario::{Holder, Reporter};
+use crate::schedule::{Schedule, digest_of};
+use crate::strategy::{Moment, Pick, Strategy};
+use crate::verdict::CheckError;
+
+/// An operation that was announced and not done yet.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pending {
+    pub(crate) op: Op,
+    pub(crate) accesses: Accesses,
+    /// The turn that a waiter has seen, else the operation's argument.
+    pub(crate) arg: u64,
+}
+
+/// One thread of the scenario.
+#[derive(Debug)]
+pub(crate) struct Thread {
+    pub(crate) name: String,
+    pub(crate) pending: Option<Pending>,
+    pub(crate) clock: Clock,
+    /// Its last event.
+    pub(crate) own: u32,
+    signal: u32,
+    // The object whose last attempt was refused, and the turn it had then.
+    refused: (u32, u64),
+    // Which objects it named in the execution before, operation by operation.
+    guesses: Vec<u32>,
+    announced: usize,
+}
+
+/// Why an execution ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// All threads have ended.
+    Complete,
+    /// Some threads wait and no thread can go on.
+    Deadlock,
+    /// It has done as many operations as it may.
+    TooLong,
+    /// A thread panicked.
+    Panicked,
+    /// All that could go on was explored elsewhere.
+    Redundant,
+    /// It is not the execution that was to be replayed.
+    Diverged,
+    /// The comparison with the last execution failed.
+    Failed,
+}
+
+/// The state of an execution.
+#[derive(Debug)]
+pub(crate) struct Engine {
+    pub(crate) objects: Objects,
+    pub(crate) log: Log,
+    pub(crate) threads: Vec<Thread>,
+    pub(crate) strategy: Strategy,
+    pub(crate) reporter: Reporter,
+    pub(crate) end: Option<End>,
+    pub(crate) error: Option<CheckError>,
+    /// Threads that have not ended.
+    pub(crate) live: u16,
+    // Threads whose pending operation may have to wait.
+    gated: u16,
+    pub(crate) running: u8,
+    verdict: Verdict,
+    max_steps: usize,
+    clocks: bool,
+}
+
+impl Engine {
+    pub(crate) fn new(strategy: Strategy, max_steps: usize) -> Engine {
+        Engine {
+            objects: Objects::default(),
+            log: Log::default(),
+            threads: Vec::new(),
+            clocks: strategy.needs_clocks(),
+            strategy,
+            reporter: Reporter::default(),
+            end: None,
+            error: None,
+            live: 0,
+            gated: 0,
+            running: SETUP,
+            verdict: Verdict::Go,
+            // A thread's events are counted in 16 bits.
+            max_steps: max_steps.min(usize::from(u16::MAX) - 1),
+        }
+    }
+
+    /// Starts another execution.
+    pub(crate) fn restart(&mut self) {
+        self.clocks = self.strategy.needs_clocks();
+        let known = self.strategy.restart();
+        self.log.restart(known);
+        self.objects.restart();
+        self.end = None;
+        self.live = 0;
+        self.gated = 0;
+        self.running = SETUP;
+    }
+
+    /// The threads of this execution.
+    pub(crate) fn start(
+        &mut self,
+        names: &[std::borrow::Cow<'static, str>],
+        signals: &[Option<Name>],
+    ) {
+        self.threads.truncate(names.len());
+        for (i, name) in names.iter().enumerate() {
+            let signal = match &signals[i] {
+                Some(name) => self.objects.number(name, NONE),
+                None => NOTHING,
+            };
+            match self.threads.get_mut(i) {
+                Some(thread) if thread.name == *name => thread.restart(signal),
+                Some(thread) => *thread = Thread::new(name, signal),
+                None => self.threads.push(Thread::new(name, signal)),
+            }
+        }
+        self.live = ((1u32 << names.len()) - 1) as u16;
+    }
+
+    /// A thread has come to an operation.
+    #[inline]
+    pub(crate) fn announce(&mut self, op: &Op) {
+        let slot = usize::from(self.running);
+        let thread = &mut self.threads[slot];
+        let at = thread.announced;
+        let guess = thread.guesses.get(at).copied().unwrap_or(NONE);
+        let object = self.objects.number(&op.name, guess);
+        if at < thread.guesses.len() {
+            thread.guesses[at] = object;
+        } else {
+            thread.guesses.push(object);
+        }
+        thread.announced = at + 1;
+        let may_wait = blocking(op.action);
+        let interruptible = may_wait && matches!(op.action, Action::LockKillable | Action::Wait);
+        let signal = if interruptible {
+            thread.signal
+        } else {
+            NOTHING
+        };
+        let first = Access {
+            object,
+            class: Class::of(op),
+        };
+        let arg = match op.action {
+            Action::AwaitRelease => thread.refused_at(object),
+            _ => op.arg,
+        };
+        thread.pending = Some(Pending {
+            op: *op,
+            accesses: Accesses { first, signal },
+            arg,
+        });
+        let bit = 1 << slot;
+        if may_wait {
+            self.gated |= bit
+        } else {
+            self.gated &= !bit
+        }
+    }
+
+    /// A thread has ended.
+    pub(crate) fn finish(&mut self, slot: usize) {
+        self.live &= !(1 << slot);
+        self.gated &= !(1 << slot);
+        self.threads[slot].pending = None;
+    }
+
+    /// Decides who goes on, and counts its operation as done. `None` ends the execution.
+    #[inline]
+    pub(crate) fn choose(&mut self) -> Option<u8> {
+        let depth = self.log.len();
+        if self.end.is_some() {
+            return None;
+        }
+        if depth >= self.max_steps {
+            self.end = Some(End::TooLong);
+            return None;
+        }
+        let thread = match self.strategy.forced(depth) {
+            Some(thread) => thread,
+            None => self.pick(depth)?,
+        };
+        if self.live & (1 << thread) == 0 || !self.ready(usize::from(thread)) {
+            return self.diverged(thread, "an operation that can be done now");
+        }
+        self.commit(thread)
+    }
+
+    fn pick(&mut self, depth: usize) -> Option<u8> {
+        let enabled = self.enabled();
+        if enabled == 0 {
+            let over = if self.live == 0 {
+                End::Complete
+            } else {
+                End::Deadlock
+            };
+            self.end = Some(over);
+            return None;
+        }
+        let moment = Moment {
+            depth,
+            enabled,
+            running: self.running,
+            threads: &self.threads,
+        };
+        match self.strategy.pick(&moment) {
+            Pick::Run(thread) => Some(thread),
+            Pick::Stop(end) => {
+                self.end = Some(end);
+                None
+            }
+        }
+    }
+
+    /// The threads that can go on.
+    fn enabled(&self) -> u16 {
+        let mut enabled = self.live & !self.gated;
+        let mut gated = self.live & self.gated;
+        while gated != 0 {
+            let slot = gated.trailing_zeros();
+            gated &= gated - 1;
+            if self.ready(slot as usize) {
+                enabled |= 1 << slot;
+            }
+        }
+        enabled
+    }
+
+    /// Whether the thread's pending operation can be done.
+    #[inline]
+    pub(crate) fn ready(&self, slot: usize) -> bool {
+        match &self.threads[slot].pending {
+            Some(pending) => {
+                self.gated & (1 << slot) == 0 || self.lets(pending) || self.signalled(pending)
+            }
+            None => false,
+        }
+    }
+
+    fn lets(&self, pending: &Pending) -> bool {
+        let object = self.objects.at(pending.accesses.first.object);
+        object.shadow.lets(pending.op.action, pending.arg)
+    }
+
+    fn signalled(&self, pending: &Pending) -> bool {
+        let signal = pending.accesses.signal;
+        signal != NOTHING && self.objects.at(signal).shadow.turns > 0
+    }
+
+    fn commit(&mut self, slot: u8) -> Option<u8> {
+        let bit = 1u16 << slot;
+        let Some(pending) = self.threads[usize::from(slot)].pending else {
+            return self.diverged(slot, "an operation");
+        };
+        let waits = self.gated & bit != 0 && !self.lets(&pending);
+        self.verdict = if waits {
+            Verdict::Interrupted
+        } else {
+            Verdict::Go
+        };
+        if self.clocks {
+            let depth = self.log.len();
+            self.record(slot, &pending)?;
+            self.strategy
+                .committed(depth, &pending.accesses, &self.threads);
+        } else {
+            let event = Event::bare(slot, &pending);
+            self.log.push(event);
+        }
+        self.reporter.steps(self.log.len());
+        self.running = slot;
+        Some(slot)
+    }
+
+    #[inline]
+    fn record(&mut self, slot: u8, pending: &Pending) -> Option<()> {
+        let index = self.log.len() as u32;
+        let thread = &mut self.threads[usize::from(slot)];
+        if let Some(expected) = self.log.expected() {
+            let same = expected.thread == slot
+                && expected.action == pending.op.action
+                && expected.accesses == pending.accesses
+                && expected.arg == pending.arg;
+            if !same {
+                let expected = *expected;
+                self.nondeterministic(slot, &expected);
+                return None;
+            }
+            thread.clock = expected.clock;
+            self.log.advance();
+        } else {
+            let mut event = Event::bare(slot, pending);
+            event.number = thread.clock.tick(slot);
+            event.own = thread.own;
+            for (nth, access) in pending.accesses.list().enumerate() {
+                let object = self.objects.at(access.object);
+                object.learn(access.class, &mut thread.clock);
+                if nth == 0 {
+                    (event.before, event.alone) = (object.last, object.last_alone);
+                } else {
+                    event.signal = [object.last, object.last_alone];
+                }
+            }
+            event.clock = thread.clock;
+            self.log.push(event);
+        }
+        thread.own = index;
+        for access in pending.accesses.list() {
+            self.objects
+                .at_mut(access.object)
+                .record(access.class, slot, &thread.clock, index);
+        }
+        Some(())
+    }
+
+    /// The operation that was let go has been done.
+    #[inline]
+    pub(crate) fn done(&mut self, op: &Op, outcome: Outcome) {
+        let known = self.log.len() <= self.log.known();
+        let Some(event) = self.log.last_mut() else {
+            return;
+        };
+        debug_assert_eq!(
+            event.action, op.action,
+            "operations of one thread do not nest"
+        );
+        if known && event.outcome != outcome {
+            let (thread, expected) = (event.thread, *event);
+            self.nondeterministic(thread, &expected);
+            return;
+        }
+        event.outcome = outcome;
+        let (thread, number) = (event.thread, event.accesses.first.object);
+        let object = self.objects.at_mut(number);
+        object.shadow.apply(thread, op.action, outcome);
+        if outcome == Outcome::Busy {
+            self.threads[usize::from(thread)].refused = (number, object.shadow.turns);
+        }
+    }
+
+    /// What the thread that goes on is told.
+    #[inline]
+    pub(crate) fn verdict(&self) -> Verdict {
+        self.verdict
+    }
+
+    /// The set-up is about to do an operation.
+    pub(crate) fn setup_before(&mut self, op: &Op) {
+        let number = self.objects.number(&op.name, NONE);
+        let free = self.objects.at(number).shadow.lets(op.action, op.arg);
+        assert!(
+            free,
+            "the set-up would wait for ever: {:?} {} at {}",
+            op.action, op.name, op.site
+        );
+    }
+
+    /// The set-up has done an operation.
+    pub(crate) fn setup_after(&mut self, op: &Op, outcome: Outcome) {
+        let number = self.objects.number(&op.name, NONE);
+        self.objects
+            .at_mut(number)
+            .shadow
+            .apply(SETUP, op.action, outcome);
+    }
+
+    fn diverged(&mut self, slot: u8, expected: &str) -> Option<u8> {
+        let found = match self
+            .threads
+            .get(usize::from(slot))
+            .and_then(|t| t.pending.as_ref())
+        {
+            Some(pending) => format!("{:?} {} has to wait", pending.op.action, pending.op.name),
+            None => "the thread has ended".to_owned(),
+        };
+        self.fail(slot, expected.to_owned(), found);
+        None
+    }
+
+    fn nondeterministic(&mut self, slot: u8, expected: &Event) {
+        let name = self.objects.at(expected.accesses.first.object).name;
+        let wanted = format!("{:?} {name} ({})", expected.action, expected.arg);
+        let found = match &self.threads[usize::from(slot)].pending {
+            Some(p) => format!(
+                "{:?} {} ({}) at {}",
+                p.op.action, p.op.name, p.arg, p.op.site
+            ),
+            None => "nothing".to_owned(),
+        };
+        self.fail(slot, wanted, found);
+    }
+
+    fn fail(&mut self, slot: u8, expected: String, found: String) {
+        let thread = self
+            .threads
+            .get(usize::from(slot))
+            .map_or_else(String::new, |t| t.name.clone());
+        let step = self.log.len();
+        self.end = Some(End::Failed);
+        self.error.get_or_insert(CheckError::Nondeterministic {
+            step,
+            thread,
+            expected,
+            found,
+        });
+    }
+
+    /// The order of what was done, by names of threads.
+    pub(crate) fn schedule(&self) -> Schedule {
+        let mut schedule = Schedule::default();
+        for event in self.log.done() {
+            schedule.push(&self.threads[usize::from(event.thread)].name, 0);
+        }
+        schedule
+    }
+
+    /// The digest of the operation that a thread has announced last.
+    pub(crate) fn digest(&self, slot: usize) -> u64 {
+        let thread = &self.threads[slot];
+        let digest = |p: &Pending| digest_of(&thread.name, p.op.action, &p.op.name, p.arg);
+        thread.pending.as_ref().map_or(0, digest)
+    }
+
+    /// Who holds the object of this name.
+    pub(crate) fn holders(&self, name: &Name) -> Vec<Holder> {
+        let shadow = self
+            .objects
+            .find(name)
+            .map_or(Shadow::FREE, |object| object.shadow);
+        shadow
+            .holders()
+            .map(|(thread, alone)| Holder {
+                thread: (usize::from(thread) < MAX_THREADS).then_some(usize::from(thread)),
+                alone,
+            })
+            .collect()
+    }
+
+    /// The objects that a thread holds.
+    pub(crate) fn held_by(&self, thread: usize) -> Vec<Name> {
+        let mine = |shadow: &Shadow| shadow.holders().any(|(t, _)| usize::from(t) == thread);
+        self.objects
+            .held()
+            .into_iter()
+            .filter(|o| mine(&o.shadow))
+            .map(|o| o.name)
+            .collect()
+    }
+}
+
+impl Thread {
+    fn new(name: &str, signal: u32) -> Thread {
+        Thread {
+            name: name.to_owned(),
+            pending: None,
+            clock: Clock::default(),
+            own: NONE,
+            signal,
+            refused: (NOTHING, 0),
+            guesses: Vec::new(),
+            announced: 0,
+        }
+    }
+
+    fn restart(&mut self, signal: u32) {
+        self.pending = None;
+        self.clock = Clock::default();
+        self.own = NONE;
+        self.signal = signal;
+        self.refused = (NOTHING, 0);
+        self.announced = 0;
+    }
+
+    /// The turn that an object had when it refused this thread. A thread that was not refused has
+    /// nothing to wait for: no object ever has the turn that it is given.
+    fn refused_at(&self, object: u32) -> u64 {
+        if self.refused.0 == object {
+            self.refused.1
+        } else {
+            u64::MAX
+        }
+    }
+}

@@ -1,0 +1,401 @@
+//! Races: two operations that could have come in the other order, and what to explore so that they do.
+//!
+//! A race is found at its second operation, once, when that operation is new in this execution. For
+//! each race the sequence *everything that does not depend on the first operation, then the second* is
+//! put into the wakeup tree at the point before the first, unless a sleeping thread covers it.
+//!
+//! Three things are particular to operations that wait:
+//!
+//! * Two acquisitions of a blocking lock race although the holder gave the lock back in between: the
+//!   order that a release makes is ignored when races are looked for, and only then.
+//! * A thread that is still waiting when nothing can go on races with those that hold what it waits
+//!   for. Without that, an execution that ends in a deadlock hides the traces in which it was first.
+//! * The second operation must be able to go on at the point where it is put. Where readers that come
+//!   earlier in the sequence would keep it out, they and what depends on them are cut out too.
+
+use seamlock_sync::{Action, Outcome};
+
+use crate::access::{
+    AWAIT, Access, Accesses, Class, EXCLUSIVE, NOTHING, RELEASE, RELEASE_SHARED, SHARED,
+};
+use crate::clock::Clock;
+use crate::dpor::{Dpor, Scratch};
+use crate::engine::Engine;
+use crate::log::Event;
+use crate::object::{NOBODY, NONE, blocking};
+use crate::wakeup::Item;
+
+/// The second operation of a race: done, or for ever waiting.
+struct Second {
+    thread: u8,
+    action: Action,
+    accesses: Accesses,
+    arg: u64,
+    // The last events before it on its object: any, and one that excludes others.
+    before: u32,
+    alone: u32,
+    signal: [u32; 2],
+    // What its thread knew before it.
+    clock: Clock,
+    // It is waiting for ever.
+    blocked: bool,
+}
+
+impl Dpor {
+    /// Looks at all that is new in the execution.
+    pub(crate) fn find_races(&mut self, engine: &Engine) {
+        let mut scratch = std::mem::take(&mut self.scratch);
+        let events = engine.log.done();
+        for event in &events[engine.log.known().min(events.len())..] {
+            let object = engine.objects.at(event.accesses.first.object);
+            if object.threads.is_power_of_two() && event.accesses.signal == NOTHING {
+                continue;
+            }
+            let second = Second {
+                thread: event.thread,
+                action: event.action,
+                accesses: event.accesses,
+                arg: event.arg,
+                before: event.before,
+                alone: event.alone,
+                signal: event.signal,
+                clock: engine.log.clock_of(event.own),
+                blocked: false,
+            };
+            self.race(engine, &second, &mut scratch);
+        }
+        if !self.faults.no_blocked_race {
+            for second in blocked(engine) {
+                self.race(engine, &second, &mut scratch);
+            }
+        }
+        self.scratch = scratch;
+    }
+
+    fn race(&mut self, engine: &Engine, second: &Second, scratch: &mut Scratch) {
+        scratch.candidates.clear();
+        let waits = blocking(second.action);
+        let locks = matches!(second.action, Action::Lock | Action::LockKillable);
+        if locks || second.action == Action::LockShared {
+            if !self.faults.no_lock_race || second.blocked {
+                holds(engine, second, &mut scratch.candidates);
+            }
+        } else {
+            accesses(
+                engine,
+                second,
+                second.accesses.first,
+                &mut scratch.candidates,
+            );
+        }
+        if second.accesses.signal != NOTHING {
+            let signal = Access {
+                object: second.accesses.signal,
+                class: Class::Shared,
+            };
+            accesses(engine, second, signal, &mut scratch.candidates);
+        } else if !waits && scratch.candidates.len() > 1 {
+            immediate(engine.log.done(), &mut scratch.candidates);
+        }
+        while let Some(first) = scratch.candidates.pop() {
+            self.reverse(engine, first, second, scratch);
+        }
+    }
+
+    /// Adds what has to be explored so that `second` comes before event number `first`.
+    fn reverse(&mut self, engine: &Engine, first: u32, second: &Second, scratch: &mut Scratch) {
+        scratch.cuts.clear();
+        scratch.cuts.push(first);
+        if may_be_kept_out(engine, second) {
+            while let Some(blocker) = kept_out(engine, first, second, scratch) {
+                match blocker {
+                    Some(blocker) => scratch.cuts.push(blocker),
+                    None => return,
+                }
+            }
+        }
+        let item = Item {
+            thread: second.thread,
+            accesses: second.accesses,
+        };
+        sequence(engine.log.done(), first, scratch);
+        scratch.sequence.push(item);
+        let frame = self.frames[first as usize];
+        if frame.sleep != 0 && self.covered(engine, first, frame.sleep, &scratch.sequence) {
+            return;
+        }
+        let (branches, added) = self.forest.insert(frame.branches, &mut scratch.sequence);
+        self.frames[first as usize].branches = branches;
+        self.reversed += u64::from(added);
+    }
+
+    /// Whether the next operation of a sleeping thread can come first in the sequence.
+    fn covered(&self, engine: &Engine, first: u32, sleep: u16, sequence: &[Item]) -> bool {
+        let next = next_of(engine, first, sleep);
+        let mut asleep = sleep;
+        for item in sequence {
+            if asleep & (1 << item.thread) != 0 {
+                return true;
+            }
+            let mut left = asleep;
+            while left != 0 {
+                let slot = left.trailing_zeros() as usize;
+                left &= left - 1;
+                let woken = next[slot].is_none_or(|next| next.conflict(&item.accesses));
+                let keep = self.faults.weak_initials
+                    && sequence
+                        .iter()
+                        .any(|other| usize::from(other.thread) == slot);
+                if woken && !keep {
+                    asleep &= !(1 << slot);
+                }
+            }
+            if asleep == 0 {
+                return false;
+            }
+        }
+        true
+    }
+}
+
+/// The operations that threads of a mask would do at the point before event number `first`.
+fn next_of(engine: &Engine, first: u32, mask: u16) -> [Option<Accesses>; 16] {
+    let mut next = [None; 16];
+    let mut left = mask;
+    for event in &engine.log.done()[first as usize..] {
+        let bit = 1 << event.thread;
+        if left & bit != 0 {
+            left &= !bit;
+            next[usize::from(event.thread)] = Some(event.accesses);
+            if left == 0 {
+                return next;
+            }
+        }
+    }
+    for (slot, thread) in engine.threads.iter().enumerate() {
+        if left & (1 << slot) != 0 {
+            next[slot] = thread.pending.as_ref().map(|pending| pending.accesses);
+        }
+    }
+    next
+}
+
+/// The threads that wait for ever.
+fn blocked(engine: &Engine) -> Vec<Second> {
+    let waiting = |slot: &usize| engine.live & (1 << slot) != 0;
+    let second = |slot: usize| {
+        let thread = &engine.threads[slot];
+        let pending = thread
+            .pending
+            .as_ref()
+            .filter(|pending| blocking(pending.op.action))?;
+        let object = engine.objects.at(pending.accesses.first.object);
+        let signal = match pending.accesses.signal {
+            NOTHING => [NONE; 2],
+            signal => [
+                engine.objects.at(signal).last,
+                engine.objects.at(signal).last_alone,
+            ],
+        };
+        Some(Second {
+            thread: slot as u8,
+            action: pending.op.action,
+            accesses: pending.accesses,
+            arg: pending.arg,
+            before: object.last,
+            alone: object.last_alone,
+            signal,
+            clock: thread.clock,
+            blocked: true,
+        })
+    };
+    (0..engine.threads.len())
+        .filter(waiting)
+        .filter_map(second)
+        .collect()
+}
+
+/// Events that kept, or could have kept, the lock from `second`: the last that took it alone, or all
+/// that shared it since then.
+fn holds(engine: &Engine, second: &Second, out: &mut Vec<u32>) {
+    let events = engine.log.done();
+    let object = second.accesses.first.object;
+    let alone = second.action == Action::LockShared;
+    let interruptible = second.accesses.signal != NOTHING;
+    let mut shared = false;
+    let mut at = if alone { second.alone } else { second.before };
+    while at != NONE {
+        let event = &events[at as usize];
+        let takes = event.acquires();
+        let exclusive = event
+            .on(object)
+            .is_some_and(|access| access.class == Class::Exclusive);
+        let wanted = takes && (!exclusive || !shared) || interruptible;
+        if wanted && !(alone && !exclusive) {
+            push(event, at, second, out);
+        }
+        if takes && exclusive {
+            return;
+        }
+        shared |= takes;
+        at = if alone {
+            event.alone
+        } else {
+            event.before_on(object)
+        };
+    }
+}
+
+/// The last event of each other thread that conflicts with the access.
+fn accesses(engine: &Engine, second: &Second, access: Access, out: &mut Vec<u32>) {
+    let events = engine.log.done();
+    let object = engine.objects.at(access.object);
+    let conflicts = access.class.conflicts();
+    let present = object.seen & conflicts;
+    let first = access.object == second.accesses.first.object;
+    let [before, alone] = if first {
+        [second.before, second.alone]
+    } else {
+        second.signal
+    };
+    let awaited = present & AWAIT != 0;
+    let mut at = if present & !(EXCLUSIVE | RELEASE) == 0 {
+        alone
+    } else {
+        before
+    };
+    let mut handled = 0u16;
+    while at != NONE {
+        let event = &events[at as usize];
+        let Some(other) = event.on(access.object) else {
+            return;
+        };
+        if conflicts & other.class.bit() != 0 && handled & (1 << event.thread) == 0 {
+            handled |= 1 << event.thread;
+            push(event, at, second, out);
+        }
+        match other.class {
+            Class::Release => return,
+            Class::Exclusive if conflicts & EXCLUSIVE != 0 && !awaited => return,
+            _ => at = event.before_on(access.object),
+        }
+    }
+}
+
+fn push(event: &Event, at: u32, second: &Second, out: &mut Vec<u32>) {
+    if event.thread != second.thread && !event.known_to(&second.clock) && !out.contains(&at) {
+        out.push(at);
+    }
+}
+
+/// Keeps the candidates that no other candidate comes after.
+fn immediate(events: &[Event], candidates: &mut Vec<u32>) {
+    let all = candidates.clone();
+    candidates.retain(|&one| {
+        let event = &events[one as usize];
+        !all.iter()
+            .any(|&other| other != one && event.known_to(&events[other as usize].clock))
+    });
+}
+
+/// What comes after event number `first` without depending on it or on another event that is cut.
+fn sequence(events: &[Event], first: u32, scratch: &mut Scratch) {
+    let (cuts, out) = (&scratch.cuts, &mut scratch.sequence);
+    out.clear();
+    let kept = |event: &&Event| {
+        !cuts
+            .iter()
+            .any(|&cut| events[cut as usize].known_to(&event.clock))
+    };
+    let item = |event: &Event| Item {
+        thread: event.thread,
+        accesses: event.accesses,
+    };
+    out.extend(events[first as usize + 1..].iter().filter(kept).map(item));
+}
+
+/// Whether `second` could have to wait at the point where it is put. It cannot when its lock has no
+/// readers: the lock was free before the first acquisition.
+fn may_be_kept_out(engine: &Engine, second: &Second) -> bool {
+    let seen = engine.objects.at(second.accesses.first.object).seen;
+    let only_a_mutex = second.action == Action::Lock && seen & (SHARED | RELEASE_SHARED) == 0;
+    blocking(second.action) && !only_a_mutex
+}
+
+/// `None` when `second` can go on after the sequence; else the event in the sequence that keeps it
+/// out and can be cut as well, or `Some(None)` when there is none.
+fn kept_out(
+    engine: &Engine,
+    first: u32,
+    second: &Second,
+    scratch: &mut Scratch,
+) -> Option<Option<u32>> {
+    let events = engine.log.done();
+    let cuts = &scratch.cuts;
+    let kept = |&at: &u32| {
+        at < first
+            || !cuts
+                .iter()
+                .any(|&cut| events[cut as usize].known_to(&events[at as usize].clock))
+    };
+    let mut shadow = *engine.objects.at(second.accesses.first.object).initial();
+    let object = second.accesses.first.object;
+    chain(events, object, second.before, &mut scratch.chain);
+    for &at in scratch.chain.iter().filter(|at| kept(at)) {
+        let event = &events[at as usize];
+        // How often a queue had been notified is not the same in another order.
+        let outcome = match event.outcome {
+            Outcome::Value(_) => Outcome::Done,
+            outcome => outcome,
+        };
+        shadow.apply(event.thread, event.action, outcome);
+    }
+    if shadow.lets(second.action, second.arg) {
+        return None;
+    }
+    let holder = |&&at: &&u32| {
+        let event = &events[at as usize];
+        let holds = shadow.writer == event.thread && shadow.writer != NOBODY
+            || shadow.readers[usize::from(event.thread)] > 0;
+        kept(&at) && event.acquires() && holds
+    };
+    let blocker = scratch.chain.iter().rev().find(holder).copied();
+    if signalled(engine, second, first, &scratch.cuts) {
+        return None;
+    }
+    let free = |&at: &u32| at > first && !events[at as usize].known_to(&second.clock);
+    Some(blocker.filter(free))
+}
+
+/// Whether a fatal signal comes before the point where `second` is put.
+fn signalled(engine: &Engine, second: &Second, first: u32, cuts: &[u32]) -> bool {
+    let number = second.accesses.signal;
+    if number == NOTHING {
+        return false;
+    }
+    let events = engine.log.done();
+    let mut at = second.signal[0];
+    while at != NONE {
+        let event = &events[at as usize];
+        let kept = at < first
+            || !cuts
+                .iter()
+                .any(|&c| events[c as usize].known_to(&event.clock));
+        if kept && event.action == Action::Notify {
+            return true;
+        }
+        at = event.before_on(number);
+    }
+    engine.objects.at(number).initial().turns > 0
+}
+
+/// The events on an object up to event number `last`, in their order.
+fn chain(events: &[Event], object: u32, last: u32, out: &mut Vec<u32>) {
+    out.clear();
+    let mut at = last;
+    while at != NONE {
+        out.push(at);
+        at = events[at as usize].before_on(object);
+    }
+    out.reverse();
+}
