@@ -194,6 +194,10 @@ pub(crate) fn hold_op_state(td: &Td, leaf: Leaf) -> Result<HpGuard<'_>, TdxStatu
     Ok(guard)
 }
 
+/// The module compares a page's address with its level in 40 bits only, so that bits 47:40 may be set in
+/// the address of a level-4 entry.
+const ALIGNMENT_BITS: u64 = (1 << 40) - 1;
+
 /// A guest page operand: reserved bits, level and alignment.
 pub(crate) fn check_mapping(
     rcx: u64,
@@ -206,7 +210,7 @@ pub(crate) fn check_mapping(
         return Err(invalid);
     }
     let bytes = PAGE_SIZE << (9 * u32::from(level));
-    if mapping.gpa().0 & (bytes - 1) != 0 {
+    if mapping.gpa().0 & ALIGNMENT_BITS & (bytes - 1) != 0 {
         return Err(invalid);
     }
     Ok((mapping.gpa(), level))

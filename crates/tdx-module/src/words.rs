@@ -10,7 +10,7 @@ use seamlock_tdx_abi::addr::{Gpa, Hpa};
 use crate::Module;
 use crate::locks::{GLOBAL, KOT, OP_STATE, SEPT_TREE, TD_EPOCH, TDMR, WBT};
 use crate::pamt::PageSize;
-use crate::sept::{Ordered, Walk};
+use crate::sept::Walk;
 use crate::td::Td;
 
 /// One lock word of the module.
@@ -77,8 +77,8 @@ impl Module {
                 TD_EPOCH.at(tdr.0),
             )),
             LockAt::Entry { tdr, gpa, level } => {
-                let walk = self.walk(self.td_at(tdr)?, gpa, level, Ordered::ByTdr)?;
-                (walk.level == level).then_some(Word::Entry(walk))
+                let found = self.find_entry(self.td_at(tdr)?, gpa, level)?;
+                Some(Word::Entry(found))
             }
             LockAt::Kot => Some(Word::Plain(&self.sys.kot_lock, KOT.only())),
             LockAt::Global => Some(Word::Plain(&self.sys.global, GLOBAL.only())),

@@ -24,7 +24,7 @@ use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use seamlock_sync::{Action, Name, hooked};
 use seamlock_tdx_abi::addr::{Gpa, Hpa};
 use seamlock_tdx_abi::regs::Regs;
-use seamlock_tdx_abi::sept::SeptEntry;
+use seamlock_tdx_abi::sept::{SeptEntry, SeptState};
 
 use crate::Module;
 use crate::locks::SEPT_ENTRY;
@@ -106,6 +106,32 @@ impl Module {
             vm: 0,
         };
         self.walk_tree(td, tree, gpa, level, ordered)
+    }
+
+    /// The entry for `gpa` at `level` however it is reached, through blocked tables too; None where
+    /// there is no table. For whoever looks at lock words from outside.
+    pub(crate) fn find_entry(&self, td: &Td, gpa: Gpa, level: u8) -> Option<Walk<'_>> {
+        let (mut table, mut at) = (td.tdcx(SEPT_ROOT_PAGE), td.top_level());
+        loop {
+            let index = (gpa.0 >> (12 + 9 * at)) as usize % 512;
+            let slot = &self.memory.frame_mut(table)?.words()[index];
+            let entry = SeptEntry::from_bits_retain(slot.load(SeqCst));
+            if at == level {
+                let name = entry_name(td, gpa, at, 0);
+                return Some(Walk {
+                    slot,
+                    entry,
+                    level,
+                    name,
+                });
+            }
+            let state = entry.state();
+            if state != SeptState::NL_MAPPED && state != SeptState::NL_BLOCKED {
+                return None;
+            }
+            table = entry.hpa();
+            at = at.checked_sub(1)?;
+        }
     }
 
     fn walk_tree(
