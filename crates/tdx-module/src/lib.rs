@@ -8,6 +8,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod audit;
 pub mod guest;
 pub mod cpuid;
 pub mod locks;

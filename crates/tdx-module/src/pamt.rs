@@ -127,6 +127,17 @@ impl PageSize {
         1 << (9 * self as u32)
     }
 
+    /// The name of the entry of this size that covers `pa`.
+    #[inline]
+    pub(crate) fn name(self, pa: Hpa) -> Name {
+        let base = pa.0 & !(self.bytes() - 1);
+        match self {
+            PageSize::K4 => PAMT_4K.at(base),
+            PageSize::M2 => PAMT_2M.at(base),
+            PageSize::G1 => PAMT_1G.at(base),
+        }
+    }
+
     /// The size of the page that a secure-EPT leaf of `level` maps.
     pub(crate) const fn of_level(level: u8) -> PageSize {
         match level {
@@ -187,25 +198,50 @@ impl Pamt {
         })
     }
 
-    /// Every page that was ever touched, ascending. For accounting.
-    pub(crate) fn touched(&self) -> impl Iterator<Item = (Hpa, &Page)> {
-        self.gigabytes
-            .iter()
-            .enumerate()
-            .filter_map(|(g, gb)| Some((g, gb.get()?)))
-            .flat_map(|(g, gb)| {
-                gb.regions.iter().enumerate().flat_map(move |(r, region)| {
-                    let pages = region
-                        .pages
-                        .get()
-                        .into_iter()
-                        .flat_map(|pages| pages.iter());
-                    pages
-                        .enumerate()
-                        .map(move |(p, page)| (Hpa((g << 30 | r << 21 | p << 12) as u64), page))
-                })
+    /// Every entry that was ever touched, ascending; a bigger page before the pages in it. For accounting.
+    pub(crate) fn entries(&self) -> impl Iterator<Item = Touched<'_>> {
+        let gigabytes = (0..).zip(&self.gigabytes);
+        gigabytes
+            .filter_map(|(g, gigabyte)| Some((g << 30, gigabyte.get()?)))
+            .flat_map(|(base, gigabyte)| {
+                let own = Touched::new(PageSize::G1, base, &gigabyte.entry, None);
+                [own].into_iter().chain(touched_regions(base, gigabyte))
             })
     }
+}
+
+/// An entry that was touched, and its 4 KiB page if it describes one.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Touched<'m> {
+    pub(crate) size: PageSize,
+    pub(crate) pa: Hpa,
+    pub(crate) entry: &'m PamtEntry,
+    pub(crate) page: Option<&'m Page>,
+}
+
+impl<'m> Touched<'m> {
+    fn new(size: PageSize, pa: u64, entry: &'m PamtEntry, page: Option<&'m Page>) -> Touched<'m> {
+        let pa = Hpa(pa);
+        Touched {
+            size,
+            pa,
+            entry,
+            page,
+        }
+    }
+}
+
+fn touched_regions(base: u64, gigabyte: &Gigabyte) -> impl Iterator<Item = Touched<'_>> {
+    let regions = (0..).zip(&gigabyte.regions);
+    regions
+        .filter_map(move |(r, region)| Some((base | r << 21, region, region.pages.get()?)))
+        .flat_map(|(base, region, pages)| {
+            let own = Touched::new(PageSize::M2, base, &region.entry, None);
+            let pages = (0..).zip(pages).map(move |(p, page)| {
+                Touched::new(PageSize::K4, base | p << 12, &page.entry, Some(page))
+            });
+            [own].into_iter().chain(pages)
+        })
 }
 
 fn new_pages(pa: Hpa, reserved: &dyn Fn(Hpa) -> bool) -> Box<[Page]> {
@@ -320,12 +356,7 @@ impl<'m> Chain<'m> {
     /// The name of the entry at `size`.
     #[inline]
     pub(crate) fn name(&self, size: PageSize) -> Name {
-        let base = self.pa.0 & !(size.bytes() - 1);
-        match size {
-            PageSize::K4 => PAMT_4K.at(base),
-            PageSize::M2 => PAMT_2M.at(base),
-            PageSize::G1 => PAMT_1G.at(base),
-        }
+        size.name(self.pa)
     }
 
     /// The entry at `size`.

@@ -70,7 +70,7 @@ impl Walk<'_> {
 
 /// The name of the entry that maps `gpa` at `level` for L2 VM `vm`, or for the TD itself (0).
 #[inline]
-fn entry_name(td: &Td, gpa: Gpa, level: u8, vm: u8) -> Name {
+pub(crate) fn entry_name(td: &Td, gpa: Gpa, level: u8, vm: u8) -> Name {
     let base = gpa.0 >> (12 + 9 * level) << (12 + 9 * level);
     SEPT_ENTRY.of(td.tdr.0, base | u64::from(level) | u64::from(vm) << 4)
 }
