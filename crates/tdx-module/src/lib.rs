@@ -15,7 +15,9 @@ pub mod locks;
 pub mod measure;
 pub mod memory;
 pub mod platform;
+pub mod report;
 pub mod tables;
+pub mod tdg;
 pub mod tdh;
 
 mod call;

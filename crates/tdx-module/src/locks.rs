@@ -5,7 +5,7 @@
 
 use std::sync::atomic::AtomicU64;
 
-use seamlock_sync::{Class, EntryLock, Mode, MutexWord, Name, Sharex, SharexHp};
+use seamlock_sync::{Busy, Class, EntryLock, Mode, MutexWord, Name, Sharex, SharexHp};
 
 /// PAMT entry of a 4 KiB page: TDR, TDVPR, any page operand.
 pub static PAMT_4K: Class = Class::new("PAMT.4K");
@@ -46,6 +46,19 @@ impl<'m> HpGuard<'m> {
     pub(crate) fn try_host(word: &'m SharexHp, mode: Mode, name: Name) -> Option<HpGuard<'m>> {
         word.try_acquire(mode, name)
             .then(|| HpGuard { word, mode, name })
+    }
+
+    /// One attempt by the guest side.
+    ///
+    /// # Errors
+    /// When the word is held, or a host call goes first.
+    pub(crate) fn try_guest(
+        word: &'m SharexHp,
+        mode: Mode,
+        name: Name,
+    ) -> Result<HpGuard<'m>, Busy> {
+        word.guest_try(mode, name)?;
+        Ok(HpGuard { word, mode, name })
     }
 
     /// One attempt to have a shared word alone; the hold stays shared when it fails.
@@ -125,6 +138,15 @@ impl<'m> EntryGuard<'m> {
     /// One attempt by a host call.
     pub(crate) fn try_host(entry: &'m AtomicU64, name: Name) -> Option<EntryGuard<'m>> {
         EntryLock::try_host(entry, name).then(|| EntryGuard { entry, name })
+    }
+
+    /// One attempt by the guest side.
+    ///
+    /// # Errors
+    /// When the entry is held, or a host call goes first.
+    pub(crate) fn try_guest(entry: &'m AtomicU64, name: Name) -> Result<EntryGuard<'m>, Busy> {
+        EntryLock::try_guest(entry, name)?;
+        Ok(EntryGuard { entry, name })
     }
 
     /// Leaves the entry locked: its table is none any more.

@@ -93,6 +93,8 @@ pub(crate) struct TdConfig {
     pub(crate) mrtd: Digest,
     pub(crate) rtmr: [Digest; 4],
     pub(crate) servtd_hash: Digest,
+    /// Hash of TDINFO, until an RTMR changes.
+    pub(crate) tee_info_hash: Option<Digest>,
     pub(crate) ia32_arch_capabilities: u64,
     /// Where extended state lies in the vCPUs' XSAVE area.
     pub(crate) xbuff: XsaveLayout,
@@ -105,6 +107,8 @@ pub(crate) struct TdConfig {
     pub(crate) x2apic_ids: Vec<u32>,
     pub(crate) td_ctls: u64,
     pub(crate) notify_enables: u64,
+    /// VM_CTLS by VM; that of the TD itself (0) has no bits.
+    pub(crate) vm_ctls: [u64; 4],
 }
 
 impl Td {

@@ -173,6 +173,25 @@ impl Inside<'_> {
         self.vp.guest.with(|guest| guest.last_exit = exit);
     }
 
+    /// The exit of a vCPU whose TD another vCPU has made fatal; None for a TD that is well.
+    pub(crate) fn dead(&self, reason: u32, qual: u64) -> Option<AsyncExit> {
+        self.td.fatal.load().then_some(AsyncExit {
+            status: TdxStatus::NON_RECOVERABLE_TD_NON_ACCESSIBLE,
+            ..AsyncExit::plain(reason, qual)
+        })
+    }
+
+    /// Keeps the general-purpose registers of a guest that leaves in a TDCALL.
+    pub(crate) fn store_gprs(&self, r: &Regs) {
+        self.vp.guest.with(|guest| {
+            let rsp = guest.gprs[gpr::RSP];
+            guest.gprs = [
+                r.rax, r.rcx, r.rdx, r.rbx, rsp, r.rbp, r.rsi, r.rdi, r.r8, r.r9, r.r10, r.r11,
+                r.r12, r.r13, r.r14, r.r15,
+            ];
+        });
+    }
+
     /// An asynchronous TD exit.
     pub(crate) fn leave(self, exit: AsyncExit) -> Regs {
         let Inside { td, vp, .. } = self;
@@ -196,7 +215,8 @@ impl Inside<'_> {
     }
 
     /// The exit of TDG.VP.VMCALL: the registers that `control` selects go to the host.
-    pub(crate) fn leave_for_vmcall(self, control: u64, gprs: [u64; 16]) -> Regs {
+    pub(crate) fn leave_for_vmcall(self, control: u64) -> Regs {
+        let gprs = self.vp.guest.with(|guest| guest.gprs);
         let selected = |i: usize| if control >> i & 1 != 0 { gprs[i] } else { 0 };
         let regs = Regs {
             rax: TDCALL.into(),

@@ -112,6 +112,18 @@ impl Default for CpuState {
     }
 }
 
+impl CpuState {
+    /// Current privilege level.
+    pub const fn cpl(&self) -> u8 {
+        (self.ss.access >> 5 & 3) as u8
+    }
+
+    /// Whether the processor runs 64-bit code: EFER.LMA and CS.L.
+    pub const fn is_64_bit(&self) -> bool {
+        self.efer >> 10 & 1 != 0 && self.cs.access >> 13 & 1 != 0
+    }
+}
+
 /// What a processor loads to run a guest, and hands back when the guest exits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct GuestState {

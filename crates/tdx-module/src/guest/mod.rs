@@ -4,13 +4,19 @@
 //! [`After::Guest`](crate::After::Guest), reports what the guest does, and obeys [`GuestAfter`].
 
 mod cpu_state;
+mod ept_violation;
 mod exception;
 mod run;
 mod steps;
+mod translate;
+mod vm_exit;
 
 pub use cpu_state::{CpuState, GuestState, Segment, Table};
+pub use ept_violation::{EptViolation, qualification};
 pub use exception::{Exception, VeInfo};
 pub(crate) use steps::StepFilter;
+pub(crate) use translate::Reach;
+pub use vm_exit::{Decision, EXITS, VmExitReport};
 
 use seamlock_tdx_abi::regs::Regs;
 
