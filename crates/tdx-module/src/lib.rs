@@ -20,6 +20,7 @@ pub mod tables;
 pub mod tdg;
 pub mod tdh;
 
+mod bring_up;
 mod call;
 mod msr;
 mod operand;
