@@ -1,0 +1,222 @@
+//! The machine's kernel: the TDX module it brought up, its memory, keys, CPUs and VMs.
+//!
+//! # Locking
+//! | lock | guards |
+//! |---|---|
+//! | `kvm_usage_lock` | `kvm_usage_count` |
+//! | `cpus_lock` | which CPUs are online |
+//! | `kvm_lock` | `vm_list` |
+//! | `tdx_lock` | the module's KOT, across TDH.MNG.CREATE, VPFLUSHDONE, CACHE.WB, KEY.FREEID |
+//! | `tdx_guest_keyid_pool` | free HKIDs |
+//!
+//! Order: `kvm_usage_lock` > `cpus_lock` > `kvm_lock`; `cpus_lock` > `tdx_lock`.
+
+mod boot;
+mod cpu;
+mod pages;
+mod sysinfo;
+mod tdmr;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Weak};
+
+use seamlock_sync::{Mutex, Private, RwLock};
+use seamlock_tdx_abi::regs::Regs;
+use seamlock_tdx_abi::{Hkid, Hpa, TdxStatus};
+use seamlock_tdx_module::{After, Memory, Module, Platform};
+
+use crate::discipline::{self, Discipline};
+use crate::guest::{Guest, Halting};
+use crate::locks;
+use crate::observer::{Counters, Observer, Seamcall};
+use crate::vm::{Kvm, Teardown};
+
+pub use boot::BootError;
+pub use cpu::{Cpu, IrqsOff, Listed};
+pub use pages::{Owner, Pages};
+pub use sysinfo::{CpuidConfig, SysInfo};
+
+/// What may be chosen at boot.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// How KVM locks.
+    pub discipline: &'static Discipline,
+    /// Who watches.
+    pub observer: Option<Arc<dyn Observer>>,
+    /// Who runs guests.
+    pub guest: Arc<dyn Guest>,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options { discipline: &discipline::V7_3, observer: None, guest: Arc::new(Halting) }
+    }
+}
+
+/// The kernel of one machine.
+#[derive(Debug)]
+pub struct Host {
+    module: Arc<Module>,
+    sysinfo: SysInfo,
+    global_keyid: Hkid,
+    discipline: &'static Discipline,
+    observer: Option<Arc<dyn Observer>>,
+    guest: Arc<dyn Guest>,
+    counters: Counters,
+    pages: Pages,
+    cpus: Vec<Cpu>,
+    hkids: Mutex<BTreeSet<u16>>,
+    pub(crate) kvm_usage_lock: Mutex<u64>,
+    pub(crate) cpus_lock: RwLock<BTreeSet<u32>>,
+    pub(crate) kvm_lock: Mutex<BTreeMap<u64, Weak<Kvm>>>,
+    pub(crate) tdx_lock: Mutex<()>,
+    next_vm: AtomicU64,
+    teardowns: Private<Vec<Teardown>>,
+}
+
+impl Host {
+    /// Boots a machine: loads the TDX module and brings it up.
+    ///
+    /// # Errors
+    /// When the platform can't run TDX, or the module refuses.
+    pub fn boot(platform: Platform) -> Result<Arc<Host>, BootError> {
+        Host::boot_with(platform, Options::default())
+    }
+
+    /// Boots a machine with a discipline and an observer of one's choice.
+    ///
+    /// # Errors
+    /// As [`boot`](Host::boot).
+    pub fn boot_with(platform: Platform, options: Options) -> Result<Arc<Host>, BootError> {
+        let module = Arc::new(Module::new(platform));
+        let (sysinfo, layout) = boot::bring_up(&module)?;
+        let platform = module.platform();
+        let cpus = (0..platform.lps).map(|id| Cpu::new(id, platform.package_of(id))).collect();
+        let first = platform.private_hkid_first;
+        let hkids = (first + 1..first + platform.private_hkid_count).collect();
+        let online = (0..platform.lps).collect();
+        Ok(Arc::new(Host {
+            sysinfo,
+            global_keyid: boot::global_keyid(&module),
+            discipline: options.discipline,
+            observer: options.observer,
+            guest: options.guest,
+            counters: Counters::default(),
+            pages: Pages::over(&layout.usable),
+            cpus,
+            hkids: Mutex::new(locks::HKID_POOL.only(), hkids),
+            kvm_usage_lock: Mutex::new(locks::KVM_USAGE_LOCK.only(), 0),
+            cpus_lock: RwLock::new(locks::CPUS_LOCK.only(), online),
+            kvm_lock: Mutex::new(locks::KVM_LOCK.only(), BTreeMap::new()),
+            tdx_lock: Mutex::new(locks::TDX_LOCK.only(), ()),
+            next_vm: AtomicU64::new(1),
+            teardowns: Private::default(),
+            module,
+        }))
+    }
+
+    /// The TDX module.
+    pub fn module(&self) -> &Arc<Module> {
+        &self.module
+    }
+
+    /// Physical memory.
+    pub fn memory(&self) -> &Memory {
+        self.module.memory()
+    }
+
+    /// The module's metadata.
+    pub fn sysinfo(&self) -> &SysInfo {
+        &self.sysinfo
+    }
+
+    /// The page allocator.
+    pub fn pages(&self) -> &Pages {
+        &self.pages
+    }
+
+    /// The logical processors.
+    pub fn cpus(&self) -> &[Cpu] {
+        &self.cpus
+    }
+
+    /// How new VMs lock.
+    pub fn discipline(&self) -> &'static Discipline {
+        self.discipline
+    }
+
+    /// Who watches.
+    pub fn observer(&self) -> Option<&Arc<dyn Observer>> {
+        self.observer.as_ref()
+    }
+
+    /// Who runs guests.
+    pub fn guest(&self) -> &dyn Guest {
+        &*self.guest
+    }
+
+    /// SEAMCALLs since boot, those of the bring-up not counted.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// The HKID of the module's own memory.
+    pub fn global_keyid(&self) -> Hkid {
+        self.global_keyid
+    }
+
+    /// HKIDs that no TD has.
+    pub fn free_hkids(&self) -> usize {
+        self.hkids.lock().len()
+    }
+
+    /// What each VM that ended gave back, in the order of their ends.
+    pub fn teardowns(&self) -> Vec<Teardown> {
+        self.teardowns.with(|all| all.clone())
+    }
+
+    /// `tdx_guest_keyid_alloc`: the lowest free HKID.
+    pub(crate) fn alloc_hkid(&self) -> Option<Hkid> {
+        self.hkids.lock().pop_first().map(Hkid)
+    }
+
+    /// `tdx_guest_keyid_free`.
+    pub(crate) fn free_hkid(&self, hkid: Hkid) {
+        self.hkids.lock().insert(hkid.0);
+    }
+
+    pub(crate) fn new_vm_number(&self) -> u64 {
+        self.next_vm.fetch_add(1, Relaxed)
+    }
+
+    pub(crate) fn record_teardown(&self, teardown: Teardown) {
+        if let Some(observer) = &self.observer {
+            observer.teardown(&teardown);
+        }
+        self.teardowns.with(|all| all.push(teardown));
+    }
+
+    /// One SEAMCALL on `cpu`, counted and shown to the observer.
+    #[inline]
+    pub(crate) fn seamcall(&self, cpu: u32, regs: &mut Regs) -> (TdxStatus, After) {
+        let leaf = regs.leaf();
+        let input = self.observer.as_ref().map(|_| *regs);
+        let after = self.module.seamcall(cpu, regs);
+        let status = regs.status();
+        self.counters.count(leaf, status);
+        if let (Some(observer), Some(input)) = (&self.observer, &input) {
+            observer.seamcall(&Seamcall { cpu, input, output: regs });
+        }
+        (status, after)
+    }
+
+    /// A page of zeros for `owner`.
+    pub(crate) fn alloc_page(&self, owner: Owner) -> Option<Hpa> {
+        self.pages.alloc(owner)
+    }
+
+    pub(crate) fn free_page(&self, owner: Owner, page: Hpa) {
+        self.pages.free(owner, page);
+    }
+}

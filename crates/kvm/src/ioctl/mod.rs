@@ -1,0 +1,160 @@
+//! The ioctl ABI: one table keyed by request number, and the checks before any handler.
+//!
+//! # Locking
+//! VM ioctls start without a lock. vCPU ioctls try the architecture's unlocked hook, then take
+//! `vcpu->mutex` (killable), then load the vCPU where the table says so.
+
+mod caps;
+mod cpuid;
+mod system;
+mod table;
+mod vcpu;
+mod vm;
+
+use std::sync::Arc;
+
+use seamlock_tdx_abi::kvm::{Errno, KVM_MEMORY_ENCRYPT_OP, KVMIO, TdxCmdId};
+
+use crate::arch::{Arch, Handled, X86};
+use crate::error::{Result, fail};
+use crate::file::{File, Kind};
+use crate::host::Host;
+use crate::observer::IoctlCall;
+use crate::task::Task;
+use crate::tdx;
+use crate::vcpu::VcpuRef;
+use crate::vm::Kvm;
+
+pub use table::{Entry, Handler, TABLE};
+
+/// `ioctl(2)` on a descriptor.
+///
+/// # Errors
+/// EBADF when it is not open, and those of the handler.
+pub fn ioctl_fd(task: &Task, fd: i32, request: u32, arg: u64) -> Result<i64> {
+    let Some(file) = File::of(task, fd) else {
+        return fail(Errno::EBADF, "fs/ioctl.c ioctl", "the descriptor is not open");
+    };
+    let result = ioctl(task, &file, request, arg);
+    file.put(task);
+    result
+}
+
+/// `ioctl(2)` on one of KVM's files. The caller has a reference to it.
+///
+/// # Errors
+/// The errno that the kernel would return, with the check that it comes from.
+pub fn ioctl(task: &Task, file: &Arc<File>, request: u32, arg: u64) -> Result<i64> {
+    let result = match file.kind() {
+        Kind::System(host) => system_ioctl(task, host, request, arg),
+        Kind::Vm(kvm) => vm_ioctl(task, kvm, request, arg),
+        Kind::Vcpu(vcpu) => vcpu_ioctl(task, vcpu, request, arg),
+        Kind::Gmem(_) => fail(Errno::ENOTTY, "fs/ioctl.c vfs_ioctl", "guest_memfd has no ioctls"),
+    };
+    if let Some(observer) = file.host().observer() {
+        let name = name_of(task, file.kind(), request, arg);
+        observer.ioctl(&IoctlCall { name: &name, request, result: &result });
+    }
+    result
+}
+
+/// The kernel's name of a request on a file, with the TDX sub-command where there is one.
+fn name_of(task: &Task, kind: &Kind, request: u32, arg: u64) -> String {
+    let Some(entry) = table::find(kind, request) else {
+        let known = seamlock_tdx_abi::kvm::ioctl_info(request).map(|info| info.name);
+        return known.map_or_else(|| format!("ioctl {request:#x}"), str::to_owned);
+    };
+    if request == KVM_MEMORY_ENCRYPT_OP
+        && let Ok(id) = task.get::<u32>(arg, "")
+        && let Some(command) = TdxCmdId(id).name()
+    {
+        return format!("{}({command})", entry.name);
+    }
+    entry.name.to_owned()
+}
+
+fn system_ioctl(task: &Task, host: &Arc<Host>, request: u32, arg: u64) -> Result<i64> {
+    match table::system(request) {
+        Some(handler) => handler(task, host, arg),
+        None => {
+            const SITE: &str = "arch/x86/kvm/x86.c kvm_arch_dev_ioctl";
+            fail(Errno::EINVAL, SITE, "no such ioctl of /dev/kvm")
+        }
+    }
+}
+
+fn vm_ioctl(task: &Task, kvm: &Arc<Kvm>, request: u32, arg: u64) -> Result<i64> {
+    const SITE: &str = "virt/kvm/kvm_main.c:5213 kvm_vm_ioctl";
+    check_alive(task, kvm, SITE)?;
+    match table::vm(request) {
+        Some(handler) => handler(task, kvm, arg),
+        None => {
+            const SITE: &str = "arch/x86/kvm/x86.c kvm_arch_vm_ioctl";
+            fail(Errno::ENOTTY, SITE, "no such ioctl of a VM")
+        }
+    }
+}
+
+fn check_alive(task: &Task, kvm: &Kvm, site: &'static str) -> Result<()> {
+    if kvm.mm != task.mm() {
+        return fail(Errno::EIO, site, "the VM belongs to another address space");
+    }
+    if kvm.is_dead() {
+        return fail(Errno::EIO, site, "the VM is dead");
+    }
+    Ok(())
+}
+
+/// `kvm_vcpu_ioctl`.
+fn vcpu_ioctl(task: &Task, vcpu: &VcpuRef, request: u32, arg: u64) -> Result<i64> {
+    check_alive(task, vcpu.kvm(), "virt/kvm/kvm_main.c:4473 kvm_vcpu_ioctl")?;
+    if (request >> 8) as u8 != KVMIO {
+        const SITE: &str = "virt/kvm/kvm_main.c:4476 kvm_vcpu_ioctl";
+        return fail(Errno::EINVAL, SITE, "the request is not of KVM's type");
+    }
+    wait_for_online(task, vcpu)?;
+    if let Handled::Yes(result) = X86.kvm_arch_vcpu_unlocked_ioctl(task, vcpu, request, arg) {
+        return result;
+    }
+    let Ok(_mutex) = vcpu.mutex.lock_killable(None, || task.killed()) else {
+        const SITE: &str = "virt/kvm/kvm_main.c:4496 kvm_vcpu_ioctl";
+        return fail(Errno::EINTR, SITE, "a fatal signal ended the wait for vcpu->mutex");
+    };
+    match table::vcpu(request) {
+        Some((handler, false)) => handler(task, vcpu, arg),
+        Some((handler, true)) => {
+            let _loaded = vcpu.load(task);
+            handler(task, vcpu, arg)
+        }
+        None => {
+            let _loaded = vcpu.load(task);
+            const SITE: &str = "arch/x86/kvm/x86.c:3890 kvm_arch_vcpu_ioctl";
+            fail(Errno::EINVAL, SITE, "no such ioctl of a vCPU")
+        }
+    }
+}
+
+/// `kvm_wait_for_vcpu_online`: whoever creates the vCPU holds its mutex until it is online.
+fn wait_for_online(task: &Task, vcpu: &VcpuRef) -> Result<()> {
+    const SITE: &str = "virt/kvm/kvm_main.c:4437 kvm_wait_for_vcpu_online";
+    let kvm = vcpu.kvm();
+    if vcpu.idx() < i64::from(kvm.online_vcpus.load()) {
+        return Ok(());
+    }
+    if vcpu.mutex.lock_killable(None, || task.killed()).is_err() {
+        return fail(Errno::EINTR, SITE, "a fatal signal ended the wait for vcpu->mutex");
+    }
+    if vcpu.idx() < i64::from(kvm.online_vcpus.load()) {
+        return Ok(());
+    }
+    fail(Errno::EIO, SITE, "the vCPU never came online")
+}
+
+/// `vt_vcpu_mem_enc_unlocked_ioctl`.
+pub(crate) fn vt_vcpu_mem_enc_unlocked_ioctl(task: &Task, vcpu: &VcpuRef, arg: u64) -> Handled {
+    if !vcpu.kvm().is_td() {
+        const SITE: &str = "arch/x86/kvm/vmx/main.c:871 vt_vcpu_mem_enc_unlocked_ioctl";
+        return Handled::Yes(fail(Errno::EINVAL, SITE, "the VM is no TD"));
+    }
+    tdx::tdx_vcpu_unlocked_ioctl(task, vcpu, arg)
+}

@@ -1,0 +1,114 @@
+//! ioctls of `/dev/kvm`.
+
+use std::sync::Arc;
+
+use seamlock_tdx_abi::kvm::{
+    Errno, KVM_API_VERSION, KVM_VCPU_MMAP_BYTES, KVM_X86_XCOMP_GUEST_SUPP, KvmDeviceAttr,
+    KvmMsrList, KvmMsrs,
+};
+
+use super::caps;
+use crate::error::{Result, fail};
+use crate::host::Host;
+use crate::task::Task;
+
+/// MSRs whose value tells about features; QEMU reads them before it builds a CPU model.
+const FEATURE_MSRS: &[(u32, u64)] = &[
+    (MSR_IA32_UCODE_REV, 0x1_0000_0000),
+    (MSR_IA32_ARCH_CAPABILITIES, 0x0d08_e1eb),
+];
+const MSR_IA32_UCODE_REV: u32 = 0x8b;
+const MSR_IA32_ARCH_CAPABILITIES: u32 = 0x10a;
+/// MCG_CTL_P, MCG_SER_P, MCG_LMCE_P and KVM_MAX_MCE_BANKS.
+pub(super) const SUPPORTED_MCE_CAP: u64 = 1 << 27 | 1 << 24 | 1 << 8 | 32;
+/// MSRs that user space may save and restore, of those that KVM emulates for a TD.
+const MSRS: &[u32] = &[0x10, 0x1b, 0x3a, 0x8b, 0x17a, 0x17b, 0x1a0, 0x6e0, 0xc000_0080];
+
+pub(super) fn get_api_version(_task: &Task, _host: &Arc<Host>, arg: u64) -> Result<i64> {
+    immediate_zero(arg, "virt/kvm/kvm_main.c:5581 kvm_dev_ioctl")?;
+    Ok(i64::from(KVM_API_VERSION))
+}
+
+fn immediate_zero(arg: u64, site: &'static str) -> Result<()> {
+    if arg != 0 {
+        return fail(Errno::EINVAL, site, "the argument is not zero");
+    }
+    Ok(())
+}
+
+pub(super) fn create_vm(task: &Task, host: &Arc<Host>, arg: u64) -> Result<i64> {
+    crate::vm::create_vm(task, host, arg)
+}
+
+pub(super) fn check_extension(_task: &Task, host: &Arc<Host>, arg: u64) -> Result<i64> {
+    Ok(caps::check_extension(host, None, arg))
+}
+
+pub(super) fn get_vcpu_mmap_size(_task: &Task, _host: &Arc<Host>, arg: u64) -> Result<i64> {
+    immediate_zero(arg, "virt/kvm/kvm_main.c:5599 kvm_dev_ioctl")?;
+    Ok(KVM_VCPU_MMAP_BYTES as i64)
+}
+
+pub(super) fn get_msr_index_list(task: &Task, _host: &Arc<Host>, arg: u64) -> Result<i64> {
+    msr_list(task, arg, MSRS, "arch/x86/kvm/x86.c kvm_get_msr_index_list")
+}
+
+pub(super) fn get_msr_feature_index_list(task: &Task, _host: &Arc<Host>, arg: u64) -> Result<i64> {
+    let msrs: Vec<u32> = FEATURE_MSRS.iter().map(|(msr, _)| *msr).collect();
+    msr_list(task, arg, &msrs, "arch/x86/kvm/x86.c kvm_get_feature_msr_index_list")
+}
+
+/// The count is always written back; the list only when there is room.
+fn msr_list(task: &Task, arg: u64, msrs: &[u32], site: &'static str) -> Result<i64> {
+    let list: KvmMsrList = task.get(arg, site)?;
+    task.put(arg, &KvmMsrList { nmsrs: msrs.len() as u32 }, site)?;
+    if (list.nmsrs as usize) < msrs.len() {
+        return fail(Errno::E2BIG, site, "room for fewer MSRs than there are");
+    }
+    let entries = arg.wrapping_add(size_of::<KvmMsrList>() as u64);
+    task.put(entries, msrs, site)?;
+    Ok(0)
+}
+
+/// Feature MSRs. Returns how many were read; the first unknown one ends it.
+pub(super) fn get_msrs(task: &Task, _host: &Arc<Host>, arg: u64) -> Result<i64> {
+    const SITE: &str = "arch/x86/kvm/msrs.c msr_io";
+    let header: KvmMsrs = task.get(arg, SITE)?;
+    if header.nmsrs >= 256 {
+        return fail(Errno::E2BIG, SITE, "256 MSRs or more");
+    }
+    for i in 0..u64::from(header.nmsrs) {
+        let at = arg.wrapping_add(8 + 16 * i);
+        let index: u32 = task.get(at, SITE)?;
+        let Some((_, value)) = FEATURE_MSRS.iter().find(|(msr, _)| *msr == index) else {
+            return Ok(i as i64);
+        };
+        task.put(at.wrapping_add(8), value, SITE)?;
+    }
+    Ok(i64::from(header.nmsrs))
+}
+
+pub(super) fn get_mce_cap_supported(task: &Task, _host: &Arc<Host>, arg: u64) -> Result<i64> {
+    task.put(arg, &SUPPORTED_MCE_CAP, "arch/x86/kvm/x86.c kvm_arch_dev_ioctl")?;
+    Ok(0)
+}
+
+const ATTR_SITE: &str = "arch/x86/kvm/x86.c:2437 __kvm_x86_dev_get_attr";
+
+fn attr_value(host: &Host, attr: &KvmDeviceAttr) -> Result<u64> {
+    if attr.group == 0 && attr.attr == KVM_X86_XCOMP_GUEST_SUPP {
+        return Ok(host.module().platform().xcr0_supported);
+    }
+    fail(Errno::ENXIO, ATTR_SITE, "no such attribute")
+}
+
+pub(super) fn get_device_attr(task: &Task, host: &Arc<Host>, arg: u64) -> Result<i64> {
+    let attr: KvmDeviceAttr = task.get(arg, ATTR_SITE)?;
+    task.put(attr.addr, &attr_value(host, &attr)?, ATTR_SITE)?;
+    Ok(0)
+}
+
+pub(super) fn has_device_attr(task: &Task, host: &Arc<Host>, arg: u64) -> Result<i64> {
+    let attr: KvmDeviceAttr = task.get(arg, ATTR_SITE)?;
+    attr_value(host, &attr).map(|_| 0)
+}

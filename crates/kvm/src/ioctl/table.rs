@@ -1,0 +1,186 @@
+//! Which request has which handler, for each kind of file.
+
+use std::sync::Arc;
+
+use seamlock_tdx_abi::kvm::*;
+
+use super::{cpuid, system, vcpu, vm};
+use crate::error::Result;
+use crate::file::Kind;
+use crate::host::Host;
+use crate::task::Task;
+use crate::vcpu::VcpuRef;
+use crate::vm::Kvm;
+
+/// Handles an ioctl of `/dev/kvm`.
+pub type SystemHandler = fn(&Task, &Arc<Host>, u64) -> Result<i64>;
+/// Handles an ioctl of a VM.
+pub type VmHandler = fn(&Task, &Arc<Kvm>, u64) -> Result<i64>;
+/// Handles an ioctl of a vCPU.
+pub type VcpuHandler = fn(&Task, &VcpuRef, u64) -> Result<i64>;
+
+/// Who handles a request, and under what.
+#[derive(Clone, Copy, Debug)]
+pub enum Handler {
+    /// On `/dev/kvm`, without a lock.
+    System(SystemHandler),
+    /// On a VM, without a lock.
+    Vm(VmHandler),
+    /// On a vCPU under `vcpu->mutex`; the handler loads the vCPU itself, or need not.
+    Vcpu(VcpuHandler),
+    /// On a vCPU under `vcpu->mutex`, with the vCPU loaded.
+    LoadedVcpu(VcpuHandler),
+}
+
+/// One row: a request on one kind of file.
+#[derive(Clone, Copy, Debug)]
+pub struct Entry {
+    /// The request number.
+    pub request: u32,
+    /// The kernel's name.
+    pub name: &'static str,
+    /// Who handles it.
+    pub handler: Handler,
+}
+
+macro_rules! rows {
+    ($($kind:ident $name:ident => $handler:expr;)*) => {
+        &[$(Entry { request: $name, name: stringify!($name), handler: Handler::$kind($handler) },)*]
+    };
+}
+
+/// Every request that is handled.
+pub static TABLE: &[Entry] = rows! {
+    System KVM_GET_API_VERSION => system::get_api_version;
+    System KVM_CREATE_VM => system::create_vm;
+    System KVM_CHECK_EXTENSION => system::check_extension;
+    System KVM_GET_VCPU_MMAP_SIZE => system::get_vcpu_mmap_size;
+    System KVM_GET_SUPPORTED_CPUID => cpuid::get_supported_cpuid;
+    System KVM_GET_EMULATED_CPUID => cpuid::get_emulated_cpuid;
+    System KVM_GET_MSR_INDEX_LIST => system::get_msr_index_list;
+    System KVM_GET_MSR_FEATURE_INDEX_LIST => system::get_msr_feature_index_list;
+    System KVM_GET_MSRS => system::get_msrs;
+    System KVM_X86_GET_MCE_CAP_SUPPORTED => system::get_mce_cap_supported;
+    System KVM_GET_DEVICE_ATTR => system::get_device_attr;
+    System KVM_HAS_DEVICE_ATTR => system::has_device_attr;
+    Vm KVM_CHECK_EXTENSION => vm::check_extension;
+    Vm KVM_ENABLE_CAP => vm::enable_cap;
+    Vm KVM_CREATE_VCPU => vm::create_vcpu;
+    Vm KVM_SET_USER_MEMORY_REGION => vm::set_user_memory_region;
+    Vm KVM_SET_USER_MEMORY_REGION2 => vm::set_user_memory_region2;
+    Vm KVM_SET_MEMORY_ATTRIBUTES => vm::set_memory_attributes;
+    Vm KVM_CREATE_GUEST_MEMFD => vm::create_guest_memfd;
+    Vm KVM_MEMORY_ENCRYPT_OP => vm::memory_encrypt_op;
+    Vm KVM_MEMORY_ENCRYPT_REG_REGION => vm::memory_encrypt_region;
+    Vm KVM_MEMORY_ENCRYPT_UNREG_REGION => vm::memory_encrypt_region;
+    Vm KVM_SET_TSC_KHZ => vm::set_tsc_khz;
+    Vm KVM_GET_TSC_KHZ => vm::get_tsc_khz;
+    Vm KVM_CREATE_IRQCHIP => vm::create_irqchip;
+    Vm KVM_SET_GSI_ROUTING => vm::set_gsi_routing;
+    Vm KVM_SET_TSS_ADDR => vm::set_tss_addr;
+    Vm KVM_SET_IDENTITY_MAP_ADDR => vm::set_identity_map_addr;
+    Vm KVM_X86_SET_MSR_FILTER => vm::set_msr_filter;
+    Vm KVM_GET_CLOCK => vm::get_clock;
+    Vm KVM_SET_CLOCK => vm::set_clock;
+    Vm KVM_SET_BOOT_CPU_ID => vm::set_boot_cpu_id;
+    Vm KVM_REGISTER_COALESCED_MMIO => vm::coalesced_mmio;
+    Vm KVM_UNREGISTER_COALESCED_MMIO => vm::coalesced_mmio;
+    Vm KVM_IRQ_LINE => vm::irq_line;
+    Vm KVM_IRQ_LINE_STATUS => vm::irq_line;
+    Vm KVM_SIGNAL_MSI => vm::signal_msi;
+    Vcpu KVM_RUN => vcpu::run;
+    Vcpu KVM_GET_MP_STATE => vcpu::get_mp_state;
+    Vcpu KVM_SET_MP_STATE => vcpu::set_mp_state;
+    Vcpu KVM_PRE_FAULT_MEMORY => vcpu::pre_fault_memory;
+    Vcpu KVM_GET_REGS => vcpu::get_protected;
+    Vcpu KVM_SET_REGS => vcpu::get_protected;
+    Vcpu KVM_GET_SREGS => vcpu::get_protected;
+    Vcpu KVM_SET_SREGS => vcpu::get_protected;
+    Vcpu KVM_GET_FPU => vcpu::get_protected;
+    Vcpu KVM_SET_FPU => vcpu::get_protected;
+    Vcpu KVM_SET_GUEST_DEBUG => vcpu::get_protected;
+    LoadedVcpu KVM_MEMORY_ENCRYPT_OP => vcpu::memory_encrypt_op;
+    LoadedVcpu KVM_SET_CPUID2 => cpuid::set_cpuid2;
+    LoadedVcpu KVM_GET_CPUID2 => cpuid::get_cpuid2;
+    LoadedVcpu KVM_SET_TSC_KHZ => vcpu::set_tsc_khz;
+    LoadedVcpu KVM_GET_TSC_KHZ => vcpu::get_tsc_khz;
+    LoadedVcpu KVM_GET_MSRS => vcpu::get_msrs;
+    LoadedVcpu KVM_SET_MSRS => vcpu::set_msrs;
+    LoadedVcpu KVM_X86_SETUP_MCE => vcpu::setup_mce;
+    LoadedVcpu KVM_TPR_ACCESS_REPORTING => vcpu::tpr_access_reporting;
+    LoadedVcpu KVM_SET_VAPIC_ADDR => vcpu::set_vapic_addr;
+    LoadedVcpu KVM_ENABLE_CAP => vcpu::enable_cap;
+    LoadedVcpu KVM_GET_SREGS2 => vcpu::get_protected;
+    LoadedVcpu KVM_SET_SREGS2 => vcpu::get_protected;
+    LoadedVcpu KVM_GET_XSAVE => vcpu::get_protected;
+    LoadedVcpu KVM_SET_XSAVE => vcpu::get_protected;
+    LoadedVcpu KVM_GET_XSAVE2 => vcpu::get_protected;
+    LoadedVcpu KVM_GET_XCRS => vcpu::get_protected;
+    LoadedVcpu KVM_SET_XCRS => vcpu::get_protected;
+    LoadedVcpu KVM_GET_DEBUGREGS => vcpu::get_protected;
+    LoadedVcpu KVM_SET_DEBUGREGS => vcpu::get_protected;
+    LoadedVcpu KVM_GET_LAPIC => vcpu::get_protected;
+    LoadedVcpu KVM_SET_LAPIC => vcpu::get_protected;
+};
+
+/// The row of a request on a kind of file.
+pub(super) fn find(kind: &Kind, request: u32) -> Option<&'static Entry> {
+    let fits = |entry: &&Entry| {
+        matches!(
+            (kind, &entry.handler),
+            (Kind::System(_), Handler::System(_))
+                | (Kind::Vm(_), Handler::Vm(_))
+                | (Kind::Vcpu(_), Handler::Vcpu(_) | Handler::LoadedVcpu(_))
+        )
+    };
+    TABLE.iter().filter(fits).find(|entry| entry.request == request)
+}
+
+fn handler_of<T>(request: u32, pick: impl Fn(&Handler) -> Option<T>) -> Option<T> {
+    TABLE.iter().filter(|entry| entry.request == request).find_map(|entry| pick(&entry.handler))
+}
+
+pub(super) fn system(request: u32) -> Option<SystemHandler> {
+    handler_of(request, |handler| match handler {
+        Handler::System(f) => Some(*f),
+        _ => None,
+    })
+}
+
+pub(super) fn vm(request: u32) -> Option<VmHandler> {
+    handler_of(request, |handler| match handler {
+        Handler::Vm(f) => Some(*f),
+        _ => None,
+    })
+}
+
+/// The handler, and whether it wants the vCPU loaded.
+pub(super) fn vcpu(request: u32) -> Option<(VcpuHandler, bool)> {
+    handler_of(request, |handler| match handler {
+        Handler::Vcpu(f) => Some((*f, false)),
+        Handler::LoadedVcpu(f) => Some((*f, true)),
+        _ => None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn every_row_is_a_known_ioctl_of_that_scope_and_there_once() {
+        let mut seen = BTreeSet::new();
+        for entry in TABLE {
+            let scope = match entry.handler {
+                Handler::System(_) => Scope::SYSTEM,
+                Handler::Vm(_) => Scope::VM,
+                Handler::Vcpu(_) | Handler::LoadedVcpu(_) => Scope::VCPU,
+            };
+            assert!(seen.insert((entry.request, scope.bits())), "{} twice", entry.name);
+            let of_scope = |i: &&IoctlInfo| i.request == entry.request && i.scope.contains(scope);
+            let known = IOCTLS.iter().find(of_scope);
+            assert_eq!(known.map(|i| i.name), Some(entry.name));
+        }
+    }
+}

@@ -1,0 +1,220 @@
+//! The calling thread as the kernel sees it: its CPU, its signals, its memory, its files.
+//!
+//! KVM starts no thread. Whoever calls gives it a [`Task`], and keeps the [`Control`] to send signals
+//! or to move the task to another CPU while it is in the kernel.
+
+use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
+
+use seamlock_sync::{Action, announce};
+use seamlock_tdx_abi::PAGE_SIZE;
+use seamlock_tdx_abi::kvm::Errno;
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+use crate::error::{Error, Result, fail};
+use crate::file::File;
+use crate::locks::cells;
+use crate::vcpu::VcpuRef;
+
+/// An access to user memory that is not mapped, or not in the wanted way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fault;
+
+/// The memory of the calling process, by user address.
+pub trait UserMemory {
+    /// Fills `out` from `addr` on. Nothing is promised of `out` when it fails.
+    fn read(&self, addr: u64, out: &mut [u8]) -> Result<(), Fault>;
+    /// Writes `bytes` from `addr` on. An unknown part of it is written when it fails.
+    fn write(&self, addr: u64, bytes: &[u8]) -> Result<(), Fault>;
+    /// Shows the page at `addr`, a multiple of 4096, to `sink`, which may not call back.
+    fn page(&self, addr: u64, sink: &mut dyn FnMut(&[u8])) -> Result<(), Fault> {
+        let mut bytes = [0; PAGE_SIZE as usize];
+        self.read(addr, &mut bytes)?;
+        sink(&bytes);
+        Ok(())
+    }
+}
+
+/// The page that a vCPU shares with user space (`struct kvm_run`).
+pub trait RunPage: Send + Sync + fmt::Debug {
+    /// Fills `out` from byte `offset` on; bytes that are not there read as zero.
+    fn read(&self, offset: usize, out: &mut [u8]);
+    /// Writes from byte `offset` on; bytes that are not there are dropped.
+    fn write(&self, offset: usize, bytes: &[u8]);
+}
+
+/// The file descriptors of the calling process.
+pub trait Files {
+    /// Gives the file a descriptor, the lowest one that is free.
+    ///
+    /// # Errors
+    /// EMFILE when there is none.
+    fn install(&self, file: &Arc<File>) -> Result<i32, Errno>;
+    /// The file of a descriptor.
+    fn file(&self, fd: i32) -> Option<Arc<File>>;
+    /// Takes a descriptor out of the table.
+    fn remove(&self, fd: i32) -> Option<Arc<File>>;
+    /// Memory for a new vCPU's `struct kvm_run`, zeroed.
+    fn run_page(&self) -> Arc<dyn RunPage>;
+}
+
+/// What the rest of the world may do to a task while it runs.
+#[derive(Debug, Default)]
+pub struct Control {
+    cpu: AtomicU32,
+    pending: AtomicBool,
+    fatal: AtomicBool,
+}
+
+impl Control {
+    /// A task on this CPU with no signal pending.
+    pub fn on(cpu: u32) -> Control {
+        Control { cpu: AtomicU32::new(cpu), ..Control::default() }
+    }
+
+    /// Moves the task to `cpu` as soon as it can be preempted.
+    pub fn migrate(&self, cpu: u32) {
+        self.cpu.store(cpu, SeqCst);
+    }
+
+    /// Sends a signal; a fatal one also ends killable waits.
+    pub fn signal(&self, fatal: bool) {
+        self.fatal.fetch_or(fatal, SeqCst);
+        self.pending.store(true, SeqCst);
+    }
+
+    /// Takes all signals back, as their handlers do.
+    pub fn clear_signals(&self) {
+        self.pending.store(false, SeqCst);
+        self.fatal.store(false, SeqCst);
+    }
+}
+
+/// One thread in the kernel. Belongs to that thread.
+pub struct Task<'a> {
+    control: &'a Control,
+    memory: &'a dyn UserMemory,
+    files: &'a dyn Files,
+    mm: u64,
+    cpu: Cell<u32>,
+    loaded: RefCell<Option<VcpuRef>>,
+}
+
+impl fmt::Debug for Task<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Task {{ mm: {}, cpu: {} }}", self.mm, self.cpu.get())
+    }
+}
+
+impl<'a> Task<'a> {
+    /// A thread of the process whose address space is number `mm`.
+    pub fn new(
+        control: &'a Control,
+        mm: u64,
+        memory: &'a dyn UserMemory,
+        files: &'a dyn Files,
+    ) -> Task<'a> {
+        let cpu = Cell::new(control.cpu.load(SeqCst));
+        Task { control, memory, files, mm, cpu, loaded: RefCell::new(None) }
+    }
+
+    /// The address space (`current->mm`).
+    pub fn mm(&self) -> u64 {
+        self.mm
+    }
+
+    /// The CPU that the task runs on (`raw_smp_processor_id`). Changes only in
+    /// [`resched`](Task::resched).
+    pub fn cpu(&self) -> u32 {
+        self.cpu.get()
+    }
+
+    /// The file descriptors.
+    pub fn files(&self) -> &'a dyn Files {
+        self.files
+    }
+
+    /// `signal_pending(current)`.
+    pub fn signal_pending(&self) -> bool {
+        self.control.pending.load(SeqCst)
+    }
+
+    /// Whether a fatal signal is pending: what ends a killable wait.
+    pub fn killed(&self) -> bool {
+        self.control.fatal.load(SeqCst)
+    }
+
+    /// A point where the scheduler may preempt the task and move it. A vCPU that is loaded is taken
+    /// off the old CPU and put on the new one, as the preempt notifiers do.
+    #[track_caller]
+    pub fn resched(&self) {
+        announce(Action::Point, cells::RESCHED.only(), 0);
+        let wanted = self.control.cpu.load(SeqCst);
+        if wanted == self.cpu.get() {
+            return;
+        }
+        let loaded = self.loaded.borrow().clone();
+        if let Some(vcpu) = &loaded {
+            vcpu.sched_out(self);
+        }
+        self.cpu.set(wanted);
+        if let Some(vcpu) = &loaded {
+            vcpu.sched_in(self);
+        }
+    }
+
+    /// Which vCPU the task has loaded (`kvm_running_vcpu`).
+    pub(crate) fn set_loaded(&self, vcpu: Option<VcpuRef>) {
+        *self.loaded.borrow_mut() = vcpu;
+    }
+
+    /// `copy_from_user` of a structure.
+    pub(crate) fn get<T: FromBytes + IntoBytes>(&self, addr: u64, site: &'static str) -> Result<T> {
+        let mut value = T::new_zeroed();
+        self.get_bytes(addr, value.as_mut_bytes(), site)?;
+        Ok(value)
+    }
+
+    /// `copy_from_user` of bytes.
+    pub(crate) fn get_bytes(&self, addr: u64, out: &mut [u8], site: &'static str) -> Result<()> {
+        if self.memory.read(addr, out).is_err() {
+            return Err(unreadable(addr, out.len(), site));
+        }
+        Ok(())
+    }
+
+    /// `copy_to_user` of a structure.
+    pub(crate) fn put<T: IntoBytes + Immutable + ?Sized>(
+        &self,
+        addr: u64,
+        value: &T,
+        site: &'static str,
+    ) -> Result<()> {
+        let bytes = value.as_bytes();
+        if self.memory.write(addr, bytes).is_err() {
+            let reason = format!("{} bytes at {addr:#x} are not writable", bytes.len());
+            return Err(Error::with(Errno::EFAULT, site, reason));
+        }
+        Ok(())
+    }
+
+    /// `get_user_pages_fast` of one page for reading: shows its contents to `sink`.
+    pub(crate) fn pin_page(
+        &self,
+        addr: u64,
+        site: &'static str,
+        sink: &mut dyn FnMut(&[u8]),
+    ) -> Result<()> {
+        if self.memory.page(addr, sink).is_err() {
+            return fail(Errno::EFAULT, site, "the source page is not mapped");
+        }
+        Ok(())
+    }
+}
+
+#[cold]
+fn unreadable(addr: u64, len: usize, site: &'static str) -> Error {
+    Error::with(Errno::EFAULT, site, format!("{len} bytes at {addr:#x} are not readable"))
+}

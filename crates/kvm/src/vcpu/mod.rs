@@ -1,0 +1,289 @@
+//! A vCPU: `struct kvm_vcpu`, `struct kvm_vcpu_arch` and `struct vcpu_tdx`.
+//!
+//! # Locking
+//! | field | guarded by |
+//! |---|---|
+//! | all of `State` | `vcpu->mutex`, or the VM-state guard, which holds it |
+//! | `cpu` | changed with preemption off by the CPU that has the vCPU; read by others |
+//! | `td_state` | `vcpu->mutex`; read in IPI context |
+//! | `mp_state`, `requests`, `mode` | nothing |
+
+mod create;
+mod load;
+mod run;
+
+use std::ops::Deref;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering::SeqCst};
+
+use seamlock_sync::{Mutex, Private, Shared, WaitQueue, Word};
+use seamlock_tdx_abi::Hpa;
+use seamlock_tdx_abi::kvm::KvmCpuidEntry2;
+
+use crate::locks::{self, cells};
+use crate::task::RunPage;
+use crate::vm::Kvm;
+
+pub(crate) use create::kvm_vm_ioctl_create_vcpu;
+pub use load::Loaded;
+pub(crate) use run::{kvm_arch_vcpu_ioctl_run, kvm_vcpu_pre_fault_memory};
+
+/// `KVM_REQ_VM_DEAD`.
+pub const REQ_VM_DEAD: u64 = 1;
+/// `KVM_REQ_OUTSIDE_GUEST_MODE`.
+pub const REQ_OUTSIDE_GUEST_MODE: u64 = 1 << 1;
+
+/// `enum vcpu_tdx_state`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VcpuTdState {
+    /// Created; KVM_TDX_INIT_VCPU has not succeeded.
+    Uninitialized,
+    /// The module knows it.
+    Initialized,
+}
+
+impl Word for VcpuTdState {
+    fn to_word(self) -> u64 {
+        self as u64
+    }
+    fn from_word(word: u64) -> VcpuTdState {
+        if word == 0 { VcpuTdState::Uninitialized } else { VcpuTdState::Initialized }
+    }
+}
+
+/// `vcpu->mode`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// `OUTSIDE_GUEST_MODE`.
+    Outside,
+    /// `IN_GUEST_MODE`.
+    InGuest,
+    /// `EXITING_GUEST_MODE`.
+    Exiting,
+}
+
+impl Word for Mode {
+    fn to_word(self) -> u64 {
+        self as u64
+    }
+    fn from_word(word: u64) -> Mode {
+        match word {
+            0 => Mode::Outside,
+            1 => Mode::InGuest,
+            _ => Mode::Exiting,
+        }
+    }
+}
+
+/// The pages of a vCPU that the module keeps.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct TdPages {
+    pub(crate) tdvpr: Option<Hpa>,
+    /// Pages that were added.
+    pub(crate) tdcx: Vec<Hpa>,
+}
+
+/// What `vcpu->mutex` guards.
+#[derive(Debug, Default)]
+pub(crate) struct State {
+    pub(crate) pages: TdPages,
+    pub(crate) cpuid: Vec<KvmCpuidEntry2>,
+    /// The vCPU has page-table roots.
+    pub(crate) has_roots: bool,
+    pub(crate) apic_base: u64,
+    pub(crate) tsc_khz: u32,
+    pub(crate) has_run: bool,
+    /// `vcpu->arch.mcg_cap`.
+    pub(crate) mcg_cap: u64,
+}
+
+/// One vCPU.
+#[derive(Debug)]
+pub struct Vcpu {
+    /// The id that user space chose; also the x2APIC id.
+    pub id: u32,
+    /// The VM's number.
+    pub vm: u64,
+    born_at: usize,
+    idx: AtomicI64,
+    pub(crate) mutex: Mutex<()>,
+    cpu: Shared<i64>,
+    td_state: Shared<VcpuTdState>,
+    mp_state: Shared<u32>,
+    requests: Shared<u64>,
+    mode: Shared<Mode>,
+    wait: WaitQueue,
+    pub(crate) state: Private<State>,
+    run: Arc<dyn RunPage>,
+}
+
+impl Vcpu {
+    fn new(kvm: &Kvm, born_at: usize, id: u32, run: Arc<dyn RunPage>) -> Vcpu {
+        let (vm, n) = (kvm.number, born_at as u64);
+        Vcpu {
+            id,
+            vm,
+            born_at,
+            idx: AtomicI64::new(-1),
+            mutex: Mutex::new(locks::VCPU_MUTEX.of(vm, n), ()),
+            cpu: Shared::new(cells::VCPU_CPU.of(vm, n), -1),
+            td_state: Shared::new(cells::VCPU_STATE.of(vm, n), VcpuTdState::Uninitialized),
+            mp_state: Shared::new(cells::MP_STATE.of(vm, n), 0),
+            requests: Shared::new(cells::REQUESTS.of(vm, n), 0),
+            mode: Shared::new(cells::VCPU_MODE.of(vm, n), Mode::Outside),
+            wait: WaitQueue::new(cells::VCPU_WAIT.of(vm, n)),
+            state: Private::default(),
+            run,
+        }
+    }
+
+    /// The vCPU's place in the order of creation, those that failed counted.
+    pub fn born_at(&self) -> usize {
+        self.born_at
+    }
+
+    /// `vcpu->vcpu_idx`; -1 before it is reachable.
+    pub fn idx(&self) -> i64 {
+        self.idx.load(SeqCst)
+    }
+
+    /// `tdx->state`.
+    pub fn td_state(&self) -> VcpuTdState {
+        self.td_state.load()
+    }
+
+    pub(crate) fn set_td_state(&self, state: VcpuTdState) {
+        self.td_state.store(state);
+    }
+
+    /// `KVM_MP_STATE_*`.
+    pub fn mp_state(&self) -> u32 {
+        self.mp_state.load()
+    }
+
+    pub(crate) fn set_mp_state(&self, state: u32) {
+        self.mp_state.store(state);
+        self.wait.notify();
+    }
+
+    /// The CPU that the vCPU is or was loaded on; -1 for none.
+    pub fn cpu(&self) -> i64 {
+        self.cpu.load()
+    }
+
+    /// The page that it shares with user space.
+    pub fn run_page(&self) -> &Arc<dyn RunPage> {
+        &self.run
+    }
+
+    /// The TDVPR page, if the module knows the vCPU.
+    pub fn tdvpr(&self) -> Option<Hpa> {
+        self.state.with(|state| state.pages.tdvpr)
+    }
+
+    pub(crate) fn set_td_pages(&self, pages: TdPages) {
+        self.state.with(|state| state.pages = pages);
+    }
+
+    pub(crate) fn add_tdcx(&self, page: Hpa) {
+        self.state.with(|state| state.pages.tdcx.push(page));
+    }
+
+    pub(crate) fn has_roots(&self) -> bool {
+        self.state.with(|state| state.has_roots)
+    }
+
+    pub(crate) fn set_roots(&self) {
+        self.state.with(|state| state.has_roots = true);
+    }
+
+    /// `kvm_make_request`, and a kick out of sleep or of the guest.
+    pub(crate) fn make_request(&self, request: u64) {
+        let mut held = self.requests.load();
+        while let Err(now) = self.requests.compare_exchange(held, held | request) {
+            held = now;
+        }
+        // kvm_vcpu_exiting_guest_mode; fails when the vCPU is outside, and then needs no kick.
+        let _ = self.mode.compare_exchange(Mode::InGuest, Mode::Exiting);
+        self.wait.notify();
+    }
+
+    /// `kvm_clear_request`.
+    fn clear_requests(&self, requests: u64) {
+        let mut held = self.requests.load();
+        while held & requests != 0
+            && let Err(now) = self.requests.compare_exchange(held, held & !requests)
+        {
+            held = now;
+        }
+    }
+
+    /// `kvm_test_request(KVM_REQ_VM_DEAD)`.
+    #[inline]
+    pub(crate) fn is_vm_dead_requested(&self) -> bool {
+        self.requests.load() & REQ_VM_DEAD != 0
+    }
+
+    /// `kvm_apic_set_base` to the x2APIC. Whether the guest's CPUID allows it.
+    pub(crate) fn set_x2apic_base(&self, kvm: &Kvm) -> bool {
+        const APIC_DEFAULT_PHYS_BASE: u64 = 0xfee0_0000;
+        const X2APIC: u64 = 3 << 10;
+        const BSP: u64 = 1 << 8;
+        let has_x2apic = self.state.with(|state| {
+            state.cpuid.iter().any(|e| e.function == 1 && e.ecx & 1 << 21 != 0)
+        });
+        if !has_x2apic {
+            return false;
+        }
+        let bsp = kvm.arch.with(|arch| arch.bsp_vcpu_id) == self.id;
+        let base = APIC_DEFAULT_PHYS_BASE | X2APIC | if bsp { BSP } else { 0 };
+        self.state.with(|state| state.apic_base = base);
+        drop(kvm.apic_map_lock.lock());
+        true
+    }
+
+    /// Physical address of the posted-interrupt descriptor. KVM has it in its own memory, which is no
+    /// TDX page; a fixed address that is not in any TDMR does as well.
+    pub(crate) fn pi_desc(&self) -> u64 {
+        0x1000 + self.born_at as u64 % 0x3c0 * 64
+    }
+}
+
+/// A vCPU and the VM it belongs to, kept alive.
+#[derive(Clone, Debug)]
+pub struct VcpuRef {
+    kvm: Arc<Kvm>,
+    born_at: usize,
+}
+
+impl VcpuRef {
+    pub(crate) fn new(kvm: Arc<Kvm>, born_at: usize) -> VcpuRef {
+        VcpuRef { kvm, born_at }
+    }
+
+    /// The VM.
+    pub fn kvm(&self) -> &Arc<Kvm> {
+        &self.kvm
+    }
+
+    /// The id that user space chose.
+    pub fn id(&self) -> u32 {
+        self.vcpu().id
+    }
+
+    /// The vCPU.
+    pub fn vcpu(&self) -> &Vcpu {
+        match self.kvm.born.get(self.born_at) {
+            Some(vcpu) => vcpu,
+            None => unreachable!("a handle is made from a vCPU that is there, and none is taken out"),
+        }
+    }
+}
+
+impl Deref for VcpuRef {
+    type Target = Vcpu;
+
+    fn deref(&self) -> &Vcpu {
+        self.vcpu()
+    }
+}

@@ -1,0 +1,258 @@
+//! KVM_RUN as far as TDH.VP.ENTER, and KVM_PRE_FAULT_MEMORY.
+//!
+//! # Locking
+//! `vcpu->mutex` is held by the dispatcher throughout. KVM_RUN is in an SRCU read section while it is
+//! not blocked.
+
+use seamlock_sync::relax;
+use seamlock_tdx_abi::PAGE_SIZE;
+use seamlock_tdx_abi::kvm::{
+    Errno, KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_INTR, KVM_EXIT_SHUTDOWN,
+    KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON, KVM_MP_STATE_HALTED, KVM_MP_STATE_RUNNABLE,
+    KVM_MP_STATE_UNINITIALIZED, KvmPreFaultMemory,
+};
+use seamlock_tdx_abi::regs::Regs;
+use seamlock_tdx_abi::{Gpa, TdxStatus};
+use seamlock_tdx_module::After;
+
+use super::{Mode, Vcpu, VcpuRef, VcpuTdState};
+use crate::error::{Error, Result, fail};
+use crate::gmem;
+use crate::mmu::{self, Leaf, Mapped};
+use crate::task::Task;
+use crate::tdx::seamcall::tdh_vp_enter;
+use crate::tdx::{TdState, sept};
+use crate::vm::Kvm;
+
+/// Byte offset of `immediate_exit` in `struct kvm_run`.
+const IMMEDIATE_EXIT: usize = 1;
+/// Byte offset of `exit_reason`.
+const EXIT_REASON: usize = 8;
+/// Byte offset of the union.
+const UNION: usize = 32;
+
+/// `kvm_arch_vcpu_ioctl_run`.
+pub(crate) fn kvm_arch_vcpu_ioctl_run(task: &Task, vcpu: &VcpuRef) -> Result<i64> {
+    const SITE: &str = "arch/x86/kvm/x86.c:8910 kvm_arch_vcpu_ioctl_run";
+    let mut immediate = [0];
+    vcpu.run_page().read(IMMEDIATE_EXIT, &mut immediate);
+    let wants_to_run = immediate[0] == 0;
+    let _loaded = vcpu.load(task);
+    if vcpu.mp_state() == KVM_MP_STATE_UNINITIALIZED {
+        return wait_for_init(task, vcpu, wants_to_run);
+    }
+    if !wants_to_run {
+        return fail(Errno::EINTR, SITE, "immediate_exit is set");
+    }
+    pre_run(vcpu.kvm(), vcpu)?;
+    vcpu.state.with(|state| state.has_run = true);
+    vcpu_run(task, vcpu)
+}
+
+/// An AP that was never initialized sleeps here until INIT_VCPU or a signal wakes it.
+fn wait_for_init(task: &Task, vcpu: &Vcpu, wants_to_run: bool) -> Result<i64> {
+    const SITE: &str = "arch/x86/kvm/x86.c:8912 kvm_arch_vcpu_ioctl_run";
+    if !wants_to_run {
+        return fail(Errno::EINTR, SITE, "immediate_exit is set");
+    }
+    let woken = || vcpu.mp_state() != KVM_MP_STATE_UNINITIALIZED || vcpu.is_vm_dead_requested();
+    // An interrupted wait is told from a wake-up by the pending signal, as in the kernel.
+    let _ = vcpu.wait.wait_until(woken, || task.signal_pending());
+    if task.signal_pending() {
+        set_exit_reason(vcpu, KVM_EXIT_INTR);
+        return fail(Errno::EINTR, SITE, "a signal is pending");
+    }
+    fail(Errno::EAGAIN, SITE, "the vCPU was not initialized when it was to run")
+}
+
+/// `kvm_x86_vcpu_pre_run`.
+fn pre_run(kvm: &Kvm, vcpu: &Vcpu) -> Result<()> {
+    const SITE: &str = "tdx.c:900 tdx_vcpu_needs_initialization";
+    if kvm.is_td()
+        && (vcpu.td_state() != VcpuTdState::Initialized || kvm.tdx.state() != TdState::Runnable)
+    {
+        return fail(Errno::EINVAL, SITE, "the vCPU is not initialized or the TD not finalized");
+    }
+    if !kvm.is_td() {
+        const SITE: &str = "seamlock: only TDs have guest code";
+        return fail(Errno::EINVAL, SITE, "VMs that are no TDs can't run");
+    }
+    Ok(())
+}
+
+/// `vcpu_run`: enters the guest until something has to go to user space.
+fn vcpu_run(task: &Task, vcpu: &VcpuRef) -> Result<i64> {
+    const SITE: &str = "arch/x86/kvm/x86.c vcpu_run";
+    let kvm = vcpu.kvm();
+    loop {
+        if vcpu.is_vm_dead_requested() {
+            return fail(Errno::EIO, SITE, "the VM is dead");
+        }
+        if task.signal_pending() {
+            set_exit_reason(vcpu, KVM_EXIT_INTR);
+            return fail(Errno::EINTR, SITE, "a signal is pending");
+        }
+        if vcpu.mp_state() == KVM_MP_STATE_HALTED {
+            kvm_vcpu_halt(task, vcpu);
+            continue;
+        }
+        let srcu = kvm.srcu.read();
+        mmu::kvm_mmu_reload(task, kvm, vcpu)?;
+        task.resched();
+        let exit = vcpu_enter_guest(task, kvm, vcpu);
+        drop(srcu);
+        match exit {
+            Exit::Again => {}
+            Exit::Halted => vcpu.mp_state.store(KVM_MP_STATE_HALTED),
+            Exit::ToUser => return Ok(0),
+        }
+    }
+}
+
+/// Sleeps until an event makes the vCPU runnable, or a signal or a dead VM ends the wait.
+fn kvm_vcpu_halt(task: &Task, vcpu: &Vcpu) {
+    let woken = || vcpu.mp_state() == KVM_MP_STATE_RUNNABLE || vcpu.is_vm_dead_requested();
+    // The caller looks for the signal itself.
+    let _ = vcpu.wait.wait_until(woken, || task.signal_pending());
+}
+
+enum Exit {
+    Again,
+    Halted,
+    ToUser,
+}
+
+/// `tdx_vcpu_run` and the exits that the stand-in guest can cause.
+fn vcpu_enter_guest(task: &Task, kvm: &Kvm, vcpu: &Vcpu) -> Exit {
+    vcpu.clear_requests(super::REQ_OUTSIDE_GUEST_MODE);
+    vcpu.mode.store(Mode::InGuest);
+    // Whoever wants all vCPUs out sets the flag first and then looks at the mode.
+    if kvm.tdx.wait_for_sept_zap.load() || vcpu.requests.load() != 0 {
+        outside(vcpu);
+        return Exit::Again;
+    }
+    let mut regs = Regs::default();
+    let tdvpr = vcpu.tdvpr().unwrap_or_default();
+    let (_, after) = tdh_vp_enter(kvm.on_this_cpu(task), tdvpr, &mut regs);
+    let mut halted = false;
+    if after == After::Guest {
+        let turn = kvm.host.guest().run(kvm.host.module(), task.cpu());
+        (regs, halted) = (turn.regs, turn.halted);
+    }
+    outside(vcpu);
+    exit_outcome(vcpu, &regs, halted)
+}
+
+fn outside(vcpu: &Vcpu) {
+    vcpu.mode.store(Mode::Outside);
+    vcpu.wait.notify();
+}
+
+/// What a TD exit leads to.
+fn exit_outcome(vcpu: &Vcpu, regs: &Regs, halted: bool) -> Exit {
+    let status = regs.status();
+    if sept::tdx_operand_busy(status) {
+        return Exit::Again;
+    }
+    if status.code() == TdxStatus::SUCCESS {
+        return if halted { Exit::Halted } else { Exit::Again };
+    }
+    if status.is(TdxStatus::NON_RECOVERABLE_VCPU) && status.details() == 2 {
+        set_exit_reason(vcpu, KVM_EXIT_SHUTDOWN);
+        return Exit::ToUser;
+    }
+    set_exit_reason(vcpu, KVM_EXIT_INTERNAL_ERROR);
+    let mut internal = [0; 16];
+    internal[..4].copy_from_slice(&KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON.to_le_bytes());
+    internal[4..8].copy_from_slice(&2u32.to_le_bytes());
+    internal[8..].copy_from_slice(&status.0.to_le_bytes());
+    vcpu.run_page().write(UNION, &internal);
+    Exit::ToUser
+}
+
+fn set_exit_reason(vcpu: &Vcpu, reason: u32) {
+    vcpu.run_page().write(EXIT_REASON, &reason.to_le_bytes());
+}
+
+/// KVM_PRE_FAULT_MEMORY: maps the range, page by page. The rest of the range is given back; success
+/// when at least one page was mapped.
+pub(crate) fn kvm_vcpu_pre_fault_memory(
+    task: &Task,
+    vcpu: &VcpuRef,
+    range: &mut KvmPreFaultMemory,
+) -> Result<()> {
+    const SITE: &str = "virt/kvm/kvm_main.c:4392 kvm_vcpu_pre_fault_memory";
+    if range.flags != 0 {
+        return fail(Errno::EINVAL, SITE, "flags are not zero");
+    }
+    let aligned = range.gpa.is_multiple_of(PAGE_SIZE) && range.size.is_multiple_of(PAGE_SIZE);
+    if !aligned || range.gpa.wrapping_add(range.size) <= range.gpa {
+        return fail(Errno::EINVAL, SITE, "the range is not page aligned, empty or wraps");
+    }
+    let _loaded = vcpu.load(task);
+    let _srcu = vcpu.kvm().srcu.read();
+    let full = range.size;
+    let mut result = Ok(());
+    while range.size != 0 {
+        result = if task.signal_pending() {
+            fail(Errno::EINTR, SITE, "a signal is pending")
+        } else {
+            pre_fault_page(task, vcpu.kvm(), vcpu, range.gpa)
+        };
+        if result.is_err() {
+            break;
+        }
+        range.gpa += PAGE_SIZE;
+        range.size -= PAGE_SIZE;
+        task.resched();
+    }
+    if range.size == full { result } else { Ok(()) }
+}
+
+/// `kvm_arch_vcpu_pre_fault_memory` of one page.
+fn pre_fault_page(task: &Task, kvm: &Kvm, vcpu: &Vcpu, gpa: u64) -> Result<()> {
+    const SITE: &str = "arch/x86/kvm/mmu/mmu.c:5104 kvm_arch_vcpu_pre_fault_memory";
+    if !kvm.pre_fault_allowed.load() {
+        return fail(Errno::EOPNOTSUPP, SITE, "the TD is not finalized");
+    }
+    if !kvm.tdx.is_private_gpa(gpa) {
+        return fail(Errno::EINVAL, SITE, "the address has the shared bit");
+    }
+    mmu::kvm_mmu_reload(task, kvm, vcpu)?;
+    loop {
+        if task.signal_pending() {
+            return fail(Errno::EINTR, SITE, "a signal is pending");
+        }
+        if vcpu.is_vm_dead_requested() {
+            return fail(Errno::EIO, SITE, "the VM is dead");
+        }
+        task.resched();
+        match kvm_tdp_page_prefault(task, kvm, vcpu, Gpa(gpa))? {
+            Mapped::Retry(busy) => relax(busy),
+            Mapped::Fixed | Mapped::Spurious => return Ok(()),
+        }
+    }
+}
+
+/// One simulated fault. A shared page needs nothing here: the shared EPT is the
+/// host's own and not modelled.
+fn kvm_tdp_page_prefault(task: &Task, kvm: &Kvm, vcpu: &Vcpu, gpa: Gpa) -> Result<Mapped> {
+    const SITE: &str = "arch/x86/kvm/mmu/mmu.c:4734 kvm_mmu_faultin_pfn";
+    let gfn = gpa.gfn();
+    let seq = kvm.mirror.seq();
+    let Some(slot) = kvm.memslots.of_gfn(gfn) else {
+        return fail(Errno::ENOENT, SITE, "no memslot is at this address");
+    };
+    if slot.invalid {
+        return Err(Error::new(Errno::EAGAIN, SITE, "the memslot is being deleted or moved"));
+    }
+    if !kvm.attributes.is_private(gfn) || !kvm.is_td() {
+        return Ok(Mapped::Fixed);
+    }
+    let page = gmem::kvm_gmem_get_pfn(task, kvm, &slot, gfn)?;
+    let mmu = kvm.mmu_lock.read();
+    if kvm.mirror.is_stale(seq) {
+        return Ok(Mapped::Retry(kvm.mmu_lock.name()));
+    }
+    Ok(mmu::kvm_tdp_mmu_map(task, kvm, vcpu, Leaf { gfn: gfn.0, page }, &mmu))
+}

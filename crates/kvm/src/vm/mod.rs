@@ -1,0 +1,282 @@
+//! A VM: `struct kvm`, `struct kvm_arch` and `struct kvm_tdx`.
+//!
+//! # Locking
+//! | field | guarded by |
+//! |---|---|
+//! | `created_vcpus` | written under `kvm->lock`; INIT_VM reads it under the guard |
+//! | `online_vcpus`, `vcpu_array` | written under `kvm->lock`; read without |
+//! | `arch` | `kvm->lock` |
+//! | `memslots`, `attributes`, `tdx.page_add_src` | `slots_lock`; memslots are read under SRCU too |
+//! | `mirror` | `mmu_lock`: read to add, write to remove |
+//! | `tdx.state`, `tdx.hkid`, `vm_dead` | nothing; written under the guard |
+//!
+//! Order: `lock` > every `vcpu->mutex` > `slots_lock` > `slots_arch_lock` > `mmu_lock`. A
+//! [`Private`] stands where the kernel's lock is another object; it is never held across an operation
+//! that a hook sees.
+
+mod attributes;
+mod create;
+mod destroy;
+mod memslots;
+mod set_memory_region;
+mod srcu;
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use elsa::sync::FrozenVec;
+use seamlock_sync::{Mutex, Private, RwLock, Shared};
+use seamlock_tdx_abi::PAGE_SHIFT;
+use seamlock_tdx_abi::kvm::KVM_X86_TDX_VM;
+
+use crate::bug::Bug;
+use crate::discipline::Discipline;
+use crate::host::{Host, Owner};
+use crate::locks::{self, cells};
+use crate::mmu::Mirror;
+use crate::task::Task;
+use crate::tdx::KvmTdx;
+use crate::tdx::seamcall::On;
+use crate::vcpu::{REQ_VM_DEAD, Vcpu, VcpuRef};
+
+pub use attributes::Attributes;
+pub use create::{SUPPORTED_VM_TYPES, create_vm};
+pub(crate) use attributes::set_memory_attributes;
+pub(crate) use set_memory_region::set_memory_region;
+pub use destroy::{Reclaimed, Teardown};
+pub use memslots::{Change, Memslots, Slot};
+pub use srcu::{Srcu, SrcuReader};
+
+/// `KVM_MAX_VCPUS` of a distribution's kernel.
+pub const KVM_MAX_VCPUS: u32 = 1024;
+/// `KVM_MAX_VCPU_IDS`.
+pub const KVM_MAX_VCPU_IDS: u32 = KVM_MAX_VCPUS * 4;
+
+/// Where interrupts are handled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Irqchip {
+    /// User space.
+    None,
+    /// Local APICs in the kernel, the I/O APIC in user space.
+    Split,
+    /// All in the kernel.
+    Kernel,
+}
+
+/// What `kvm->lock` guards in `struct kvm_arch`.
+#[derive(Clone, Debug)]
+pub struct Arch {
+    /// Where interrupts are handled.
+    pub irqchip: Irqchip,
+    /// Most vCPUs.
+    pub max_vcpus: u32,
+    /// Bound of vCPU ids; 0 until it is set or a vCPU is created.
+    pub max_vcpu_ids: u32,
+    /// The id of the boot processor.
+    pub bsp_vcpu_id: u32,
+    /// TSC frequency of new vCPUs in kHz.
+    pub default_tsc_khz: u32,
+    /// Length of an APIC bus cycle in nanoseconds.
+    pub apic_bus_cycle_ns: u64,
+    /// Hypercalls that exit to user space.
+    pub hypercall_exit_enabled: u64,
+    /// Notify VM exit flags, and its window.
+    pub notify_vmexit: u64,
+    /// Bus locks exit to user space.
+    pub bus_lock_detection: bool,
+    /// Other capabilities that were enabled: capability and first argument.
+    pub enabled: Vec<(u32, u64)>,
+}
+
+/// One VM.
+#[derive(Debug)]
+pub struct Kvm {
+    /// The machine.
+    pub host: Arc<Host>,
+    /// The VM's number on its machine, from 1.
+    pub number: u64,
+    /// `KVM_X86_*_VM`.
+    pub vm_type: u64,
+    /// The address space of the process that created it.
+    pub mm: u64,
+    /// How it locks.
+    pub discipline: &'static Discipline,
+    pub(crate) lock: Mutex<()>,
+    pub(crate) slots_lock: Mutex<()>,
+    pub(crate) slots_arch_lock: Mutex<()>,
+    pub(crate) mmu_lock: RwLock<()>,
+    pub(crate) apic_map_lock: Mutex<()>,
+    pub(crate) srcu: Srcu,
+    pub(crate) created_vcpus: Shared<u32>,
+    pub(crate) online_vcpus: Shared<u32>,
+    pub(crate) vm_dead: Shared<bool>,
+    pub(crate) vm_bugged: Shared<bool>,
+    pub(crate) pre_fault_allowed: Shared<bool>,
+    pub(crate) users_count: Shared<u64>,
+    /// Every vCPU that was ever created, those whose creation failed included.
+    pub(crate) born: FrozenVec<Box<Vcpu>>,
+    /// Held while a vCPU is put into `born`, so that it knows its place.
+    pub(crate) birth: Private<()>,
+    /// Indices into `born`, by `vcpu_idx`.
+    pub(crate) vcpu_array: Private<Vec<usize>>,
+    pub(crate) arch: Private<Arch>,
+    pub(crate) memslots: Memslots,
+    pub(crate) attributes: Attributes,
+    pub(crate) mirror: Mirror,
+    pub(crate) tdx: KvmTdx,
+    pub(crate) next_gmem: AtomicU64,
+    pub(crate) bugs: Private<Vec<Bug>>,
+    pub(crate) reclaimed: Reclaimed,
+}
+
+impl Kvm {
+    fn new(host: &Arc<Host>, number: u64, vm_type: u64, mm: u64) -> Kvm {
+        let n = number;
+        Kvm {
+            host: host.clone(),
+            number,
+            vm_type,
+            mm,
+            discipline: host.discipline(),
+            lock: Mutex::new(locks::VM_LOCK.at(n), ()),
+            slots_lock: Mutex::new(locks::SLOTS_LOCK.at(n), ()),
+            slots_arch_lock: Mutex::new(locks::SLOTS_ARCH_LOCK.at(n), ()),
+            mmu_lock: RwLock::new(locks::MMU_LOCK.at(n), ()),
+            apic_map_lock: Mutex::new(locks::APIC_MAP_LOCK.at(n), ()),
+            srcu: Srcu::new(n),
+            created_vcpus: Shared::new(cells::CREATED_VCPUS.at(n), 0),
+            online_vcpus: Shared::new(cells::ONLINE_VCPUS.at(n), 0),
+            vm_dead: Shared::new(cells::VM_DEAD.at(n), false),
+            vm_bugged: Shared::new(cells::VM_BUGGED.at(n), false),
+            // For a TD only FINALIZE_VM allows it.
+            pre_fault_allowed: Shared::new(
+                cells::PRE_FAULT_ALLOWED.at(n),
+                vm_type != KVM_X86_TDX_VM,
+            ),
+            users_count: Shared::new(cells::USERS_COUNT.at(n), 1),
+            born: FrozenVec::new(),
+            birth: Private::default(),
+            vcpu_array: Private::default(),
+            arch: Private::new(Arch::new(host, vm_type)),
+            memslots: Memslots::new(n),
+            attributes: Attributes::new(n),
+            mirror: Mirror::new(n),
+            tdx: KvmTdx::new(n),
+            next_gmem: AtomicU64::new(0),
+            bugs: Private::default(),
+            reclaimed: Reclaimed::default(),
+        }
+    }
+
+    /// Whether this is a TD.
+    pub fn is_td(&self) -> bool {
+        self.vm_type == KVM_X86_TDX_VM
+    }
+
+    /// Whether the VM type has private memory (`kvm_arch_has_private_mem`).
+    pub fn has_private_mem(&self) -> bool {
+        matches!(self.vm_type, 1 | 4 | 5)
+    }
+
+    /// Whose the VM's own pages are.
+    pub(crate) fn owner(&self) -> Owner {
+        Owner::vm(self.number)
+    }
+
+    /// Where a SEAMCALL of `task` is made; the task may be moved to another CPU right before.
+    #[inline]
+    #[track_caller]
+    pub(crate) fn on<'a>(&'a self, task: &Task) -> On<'a> {
+        task.resched();
+        self.on_this_cpu(task)
+    }
+
+    /// Where a SEAMCALL of `task` is made while it can't be preempted (`mmu_lock` is a spinlock).
+    #[inline]
+    pub(crate) fn on_this_cpu<'a>(&'a self, task: &Task) -> On<'a> {
+        On { host: &self.host, cpu: task.cpu() }
+    }
+
+    /// `kvm_for_each_vcpu`: the vCPUs that are online, by index.
+    pub fn vcpus(&self) -> impl Iterator<Item = &Vcpu> {
+        let online = self.online_vcpus.load() as usize;
+        (0..online).map_while(|idx| self.vcpu(idx))
+    }
+
+    /// `kvm_get_vcpu`: the vCPU of an index, online or about to be.
+    pub(crate) fn vcpu(&self, idx: usize) -> Option<&Vcpu> {
+        let at = self.vcpu_array.with(|array| array.get(idx).copied())?;
+        self.born.get(at)
+    }
+
+    /// `kvm_get_vcpu_by_id`.
+    pub(crate) fn vcpu_by_id(&self, id: u32) -> Option<&Vcpu> {
+        self.vcpus().find(|vcpu| vcpu.id == id)
+    }
+
+    /// `kvm_vm_bugged`: marks the VM bugged and dead, and tells its vCPUs.
+    pub(crate) fn vm_bugged(&self) {
+        self.vm_bugged.store(true);
+        self.kill();
+    }
+
+    /// `kvm_vm_dead`.
+    pub(crate) fn kill(&self) {
+        self.vm_dead.store(true);
+        self.make_all_cpus_request(REQ_VM_DEAD);
+    }
+
+    /// Whether every ioctl answers -EIO.
+    pub fn is_dead(&self) -> bool {
+        self.vm_dead.load()
+    }
+
+    /// `kvm_make_all_cpus_request` without KVM_REQUEST_WAIT.
+    pub(crate) fn make_all_cpus_request(&self, request: u64) {
+        for vcpu in self.vcpus() {
+            vcpu.make_request(request);
+        }
+    }
+
+    /// `kvm_get_kvm`.
+    pub(crate) fn get(&self) {
+        self.users_count.fetch_add(1);
+    }
+
+    /// `kvm_put_kvm`: the last reference destroys the VM, on the task's thread and CPU.
+    pub(crate) fn put(self: &Arc<Kvm>, task: &Task) {
+        if self.users_count.fetch_sub(1) == 1 {
+            destroy::kvm_destroy_vm(self, task);
+        }
+    }
+
+    /// Highest guest frame that EPT can map (`kvm_mmu_max_gfn`): by the host's MAXPHYADDR.
+    pub(crate) fn max_gfn(&self) -> u64 {
+        (1 << (self.host.module().platform().maxpa - PAGE_SHIFT)) - 1
+    }
+
+    /// A handle to the vCPU at this place in `born`.
+    pub(crate) fn vcpu_ref(self: &Arc<Kvm>, at: usize) -> VcpuRef {
+        VcpuRef::new(self.clone(), at)
+    }
+}
+
+impl Arch {
+    fn new(host: &Host, vm_type: u64) -> Arch {
+        // A TD is limited to the CPUs that are present (tdx.c:661 tdx_vm_init).
+        let present = host.cpus().len() as u32;
+        let td = vm_type == KVM_X86_TDX_VM;
+        Arch {
+            irqchip: Irqchip::None,
+            max_vcpus: if td { KVM_MAX_VCPUS.min(present) } else { KVM_MAX_VCPUS },
+            max_vcpu_ids: 0,
+            bsp_vcpu_id: 0,
+            default_tsc_khz: (host.module().platform().native_tsc_hz / 1000) as u32,
+            apic_bus_cycle_ns: 1,
+            hypercall_exit_enabled: 0,
+            notify_vmexit: 0,
+            bus_lock_detection: false,
+            enabled: Vec::new(),
+        }
+    }
+}
