@@ -1,0 +1,134 @@
+//! `mmap`, `munmap` and `fallocate`.
+
+use std::ffi::{c_int, c_void};
+
+use libc::{off_t, size_t};
+use seamlock_kvm::file::Kind;
+
+use super::close::put;
+use super::hooks;
+use crate::boundary::guarded;
+use crate::machine::call;
+use crate::process::process;
+use crate::signals::Held;
+use crate::table::Sort;
+use crate::{errno, real, table};
+
+/// Notes that a mapping of ours came to be: it keeps the file open.
+fn mapped(fd: c_int, at: *mut c_void, len: size_t) {
+    guarded("mmap", || {
+        if let Some(file) = process().file(fd).filter(|file| file.get()) {
+            process()
+                .maps
+                .insert(at as usize, len.next_multiple_of(4096), file);
+        }
+        Ok(0)
+    });
+}
+
+/// Notes that a range is mapped no longer, or to something else.
+fn unmapped(at: *mut c_void, len: size_t) {
+    let (gone, split) = process()
+        .maps
+        .remove(at as usize, len.next_multiple_of(4096));
+    for file in split {
+        // The mapping has a reference, so one more can be had.
+        let _ = file.get();
+    }
+    for file in gone {
+        put(&file);
+    }
+}
+
+/// Why a file of ours can't be mapped so.
+fn refusal(sort: Sort, fd: c_int, flags: c_int) -> Option<c_int> {
+    match sort {
+        Sort::System | Sort::Vm => Some(libc::ENODEV),
+        Sort::Vcpu => None,
+        Sort::Gmem => match process().file(fd).map(|file| file.kind().clone()) {
+            Some(Kind::Gmem(gmem)) if gmem.flags() != 0 => {
+                let shared = matches!(
+                    flags & libc::MAP_TYPE,
+                    libc::MAP_SHARED | libc::MAP_SHARED_VALIDATE
+                );
+                (!shared).then_some(libc::EINVAL)
+            }
+            _ => Some(libc::ENODEV),
+        },
+    }
+}
+
+hooks! {
+    /// `mmap(2)`. A guest_memfd of a TD that may be mapped has no page that user space may touch: the
+    /// memfd below it is empty, and each access to the mapping is a SIGBUS as in the kernel.
+    fn mmap(
+        addr: *mut c_void,
+        len: size_t,
+        prot: c_int,
+        flags: c_int,
+        fd: c_int,
+        offset: off_t,
+    ) -> *mut c_void {
+        let sort = if flags & libc::MAP_ANONYMOUS == 0 { table::sort(fd) } else { None };
+        if let Some(errno) = sort.and_then(|sort| refusal(sort, fd, flags)) {
+            errno::set(errno);
+            return libc::MAP_FAILED;
+        }
+        // SAFETY: the caller's promise, passed on.
+        let at = unsafe { real::mmap(addr, len, prot, flags, fd, offset) };
+        if at != libc::MAP_FAILED && table::any() && (sort.is_some() || !process().maps.is_empty()) {
+            unmapped(at, len);
+            if sort.is_some() {
+                mapped(fd, at, len);
+            }
+        }
+        at
+    }
+
+    /// As [`mmap`].
+    fn mmap64(
+        addr: *mut c_void,
+        len: size_t,
+        prot: c_int,
+        flags: c_int,
+        fd: c_int,
+        offset: off_t,
+    ) -> *mut c_void {
+        // SAFETY: the caller's promise, passed on.
+        unsafe { mmap(addr, len, prot, flags, fd, offset) }
+    }
+
+    /// `munmap(2)`.
+    fn munmap(addr: *mut c_void, len: size_t) -> c_int {
+        // SAFETY: the caller's promise, passed on.
+        let result = unsafe { real::munmap(addr, len) };
+        if result == 0 && table::any() && !process().maps.is_empty() {
+            unmapped(addr, len);
+        }
+        result
+    }
+
+    /// `fallocate(2)`: on a guest_memfd it is KVM's.
+    fn fallocate(fd: c_int, mode: c_int, offset: off_t, len: off_t) -> c_int {
+        if table::sort(fd).is_none() {
+            // SAFETY: the caller's promise, passed on.
+            return unsafe { real::fallocate(fd, mode, offset, len) };
+        }
+        guarded("fallocate", || {
+            let inherited = if table::sort(fd) == Some(Sort::Gmem) { libc::EIO } else { libc::ENODEV };
+            let file = process().file(fd).ok_or(inherited)?;
+            let _held = Held::back(None);
+            call(file.host(), |task| {
+                seamlock_kvm::fallocate(task, fd, mode, offset as u64, len as u64)
+            })
+            .map(|()| 0)
+            .map_err(|error| error.errno.0)
+        }) as c_int
+    }
+
+    /// As [`fallocate`].
+    fn fallocate64(fd: c_int, mode: c_int, offset: off_t, len: off_t) -> c_int {
+        // SAFETY: the caller's promise, passed on.
+        unsafe { fallocate(fd, mode, offset, len) }
+    }
+}

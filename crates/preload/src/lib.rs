@@ -1,0 +1,36 @@
+//! The library that gives an unmodified VMM a `/dev/kvm` with TDX.
+//!
+//! Worn by `LD_PRELOAD`, it stands in front of the C library's calls on files. `/dev/kvm` and what comes
+//! from it are files of `seamlock-kvm`; everything else goes on to the C library. Below a descriptor of
+//! ours lies a memfd, so that descriptors have real numbers, are inherited, duplicated, polled and
+//! mapped as others. No descriptor of a real `/dev/kvm` is ever handed out.
+//!
+//! # Processes
+//! A machine belongs to one process. A forked child keeps the descriptors, as numbers: an ioctl on an
+//! inherited VM or vCPU gives EIO, as in the kernel, where it belongs to another address space; an
+//! inherited `/dev/kvm` works, on a machine of the child's own. A program that is executed inherits
+//! nothing, unless it wears the library too and opens `/dev/kvm`. A descriptor passed over a socket is an
+//! empty file to whoever receives it.
+//!
+//! # Unsafe
+//! In `hooks` (the C functions), `real` (the C library behind them), `memory` (the VMM's memory),
+//! `run_page` (`struct kvm_run`), `signals`, `fork`, `descriptor` and `errno`; each block says why it holds.
+
+#![allow(unsafe_code)]
+#![deny(unsafe_op_in_unsafe_fn)]
+
+mod boundary;
+mod descriptor;
+mod device;
+mod errno;
+mod fork;
+mod hooks;
+mod log;
+mod machine;
+mod maps;
+mod memory;
+mod process;
+mod real;
+mod run_page;
+mod signals;
+mod table;

@@ -1,0 +1,85 @@
+//! What we have to say: on stderr, and as events in the record of the run.
+//!
+//! # Locking
+//! None. A line is one `write` to a file opened for appending, so that lines of several threads never
+//! mix, nothing stays open, and a killed VMM loses nothing.
+
+use std::any::Any;
+use std::ffi::{CString, c_int, c_void};
+use std::path::Path;
+
+use seamlock_wear::{Event, Record};
+
+use crate::signals::close;
+
+/// Says one line on stderr.
+pub fn say(text: &str) {
+    let line = format!("seamlock: {text}\n");
+    write(2, line.as_bytes());
+}
+
+/// Says a line on stderr and records it as a warning.
+pub fn warn(text: &str) {
+    say(text);
+    record(&Event::Warning {
+        text: text.to_owned(),
+    });
+}
+
+/// Says that a call panicked. That is a bug of ours; the VMM sees EIO.
+pub fn panicked(call: &str, panic: &Box<dyn Any + Send>) {
+    let text = panic
+        .downcast_ref::<&str>()
+        .map(|text| (*text).to_owned())
+        .or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_default();
+    say(&format!("bug: {call} panicked: {text}; it returns EIO"));
+    record(&Event::Bug {
+        text: format!("{call} panicked: {text}"),
+    });
+}
+
+/// Records an event, if this run keeps a record.
+pub fn record(event: &Event) {
+    let Some(dir) = crate::process::settings().records.as_deref() else {
+        return;
+    };
+    let Ok(mut line) = serde_json::to_vec(event) else {
+        return;
+    };
+    line.push(b'\n');
+    append(&Record::path(dir, std::process::id()), &line);
+}
+
+/// Appends bytes to a file, past our hooks.
+pub fn append(path: &Path, bytes: &[u8]) {
+    let Ok(path) = CString::new(path.as_os_str().as_encoded_bytes()) else {
+        return;
+    };
+    // SAFETY: a C string; the flags create a file that only its owner writes.
+    let fd = unsafe {
+        libc::syscall(
+            libc::SYS_openat,
+            libc::AT_FDCWD,
+            path.as_ptr(),
+            libc::O_WRONLY | libc::O_APPEND | libc::O_CREAT | libc::O_CLOEXEC,
+            0o644,
+        )
+    } as c_int;
+    if fd >= 0 {
+        write(fd, bytes);
+        close(fd);
+    }
+}
+
+fn write(fd: c_int, bytes: &[u8]) {
+    // SAFETY: a live buffer. What can't be written is lost, as a log line may be.
+    unsafe {
+        libc::syscall(
+            libc::SYS_write,
+            fd,
+            bytes.as_ptr().cast::<c_void>(),
+            bytes.len(),
+        )
+    };
+}

@@ -1,0 +1,141 @@
+//! What the library tells: one event a line.
+
+use serde::{Deserialize, Serialize};
+
+/// Something that happened in one VMM process.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Event {
+    /// `/dev/kvm` was opened for the first time; the machine was booted.
+    Boot {
+        /// The process.
+        pid: u32,
+        /// Its program.
+        program: String,
+        /// Microseconds that the boot took.
+        took_us: u64,
+    },
+    /// A VM was created.
+    Vm {
+        /// Its number in the process, from 1.
+        vm: u64,
+        /// `KVM_X86_*_VM`.
+        vm_type: u64,
+    },
+    /// KVM_TDX_INIT_VM succeeded.
+    Init {
+        /// The VM.
+        vm: u64,
+        /// What the TD was created with.
+        parameters: Parameters,
+    },
+    /// A vCPU was created.
+    Vcpu {
+        /// The VM.
+        vm: u64,
+        /// The vCPU's id.
+        id: u32,
+    },
+    /// KVM_TDX_INIT_MEM_REGION succeeded.
+    Region(Region),
+    /// KVM_TDX_FINALIZE_VM succeeded.
+    Finalized {
+        /// The VM.
+        vm: u64,
+        /// Its MRTD, in hexadecimal.
+        mrtd: String,
+    },
+    /// The first KVM_RUN of a vCPU.
+    Run {
+        /// The VM.
+        vm: u64,
+        /// The vCPU's id.
+        vcpu: u32,
+        /// Microseconds since `/dev/kvm` was first opened.
+        since_open_us: u64,
+    },
+    /// A call was refused.
+    Refused(Refusal),
+    /// Something that hardware or the kernel would not do, or that is legal but unusual.
+    Warning {
+        /// What.
+        text: String,
+    },
+    /// KVM found itself or the TDX module broken.
+    Bug {
+        /// What.
+        text: String,
+    },
+    /// A VM ended.
+    Ended {
+        /// The VM.
+        vm: u64,
+        /// What it left behind, if anything.
+        left: String,
+    },
+    /// Counts since the start of the process; a later one replaces it.
+    Counts {
+        /// ioctls by name.
+        ioctls: Vec<Count>,
+        /// SEAMCALLs by leaf.
+        seamcalls: Vec<Count>,
+        /// Exits to user space by reason.
+        exits: Vec<Count>,
+    },
+}
+
+/// What a TD was created with.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Parameters {
+    /// ATTRIBUTES.
+    pub attributes: u64,
+    /// XFAM.
+    pub xfam: u64,
+    /// MRCONFIGID, in hexadecimal.
+    pub mrconfigid: String,
+    /// MROWNER, in hexadecimal.
+    pub mrowner: String,
+    /// MROWNERCONFIG, in hexadecimal.
+    pub mrownerconfig: String,
+    /// CPUID entries given.
+    pub cpuid_entries: u32,
+}
+
+/// One range of initial memory.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Region {
+    /// The VM.
+    pub vm: u64,
+    /// First guest address.
+    pub gpa: u64,
+    /// Pages of 4096 bytes.
+    pub pages: u64,
+    /// Whether the contents went into MRTD, and not only the addresses.
+    pub measured: bool,
+    /// SHA-384 of the contents, in hexadecimal.
+    pub contents: String,
+}
+
+/// A call that was refused.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    /// The call.
+    pub call: String,
+    /// The errno's name.
+    pub errno: String,
+    /// The function of the kernel that refuses.
+    pub site: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// How often something was called.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Count {
+    /// What.
+    pub name: String,
+    /// How often.
+    pub made: u64,
+    /// How often it failed.
+    pub failed: u64,
+}

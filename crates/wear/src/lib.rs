@@ -1,0 +1,15 @@
+//! What `seamlock run` and the library inside the VMM tell each other.
+//!
+//! One way goes [`Settings`], a file that the library finds beside itself: a VMM's parent may drop the
+//! environment (libvirt does), but whoever keeps LD_PRELOAD keeps the library's path. The other way go
+//! [`Event`]s, one JSON line each, in a file per process; they are there however the VMM ends.
+
+#![forbid(unsafe_code)]
+
+mod event;
+mod record;
+mod settings;
+
+pub use event::{Count, Event, Parameters, Refusal, Region};
+pub use record::{Record, read_records};
+pub use settings::{SETTINGS_FILE, SETTINGS_VARIABLE, Settings};

@@ -1,0 +1,4 @@
+//! Chores of this repository.
+#![forbid(unsafe_code)]
+
+fn main() {}
