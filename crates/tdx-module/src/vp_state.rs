@@ -49,6 +49,8 @@ pub(crate) struct VpState {
     pub(crate) cpuid_supervisor_ve: bool,
     /// CPUID raises #VE in the guest's user mode.
     pub(crate) cpuid_user_ve: bool,
+    /// The same for single leaves, in the order of CPUID_VALUES: bit 0 supervisor, bit 1 user.
+    pub(crate) cpuid_control: [u8; 128],
 }
 
 /// What the processor reported about a VM exit.
@@ -79,6 +81,7 @@ impl Default for VpState {
             hp_busy_since: None,
             cpuid_supervisor_ve: false,
             cpuid_user_ve: false,
+            cpuid_control: [0; 128],
         }
     }
 }

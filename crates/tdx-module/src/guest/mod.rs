@@ -4,6 +4,7 @@
 //! [`After::Guest`](crate::After::Guest), reports what the guest does, and obeys [`GuestAfter`].
 
 mod cpu_state;
+mod cpuid;
 mod ept_violation;
 mod exception;
 mod run;
