@@ -171,6 +171,11 @@ impl Host {
         self.hkids.lock().len()
     }
 
+    /// The VMs that have not ended, by number (`vm_list`).
+    pub fn live_vms(&self) -> Vec<Arc<Kvm>> {
+        self.kvm_lock.lock().values().filter_map(Weak::upgrade).collect()
+    }
+
     /// What each VM that ended gave back, in the order of their ends.
     pub fn teardowns(&self) -> Vec<Teardown> {
         self.teardowns.with(|all| all.clone())

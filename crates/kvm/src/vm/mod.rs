@@ -173,6 +173,16 @@ impl Kvm {
         self.vm_type == KVM_X86_TDX_VM
     }
 
+    /// The TDX half.
+    pub fn tdx(&self) -> &KvmTdx {
+        &self.tdx
+    }
+
+    /// The mirror page tables.
+    pub fn mirror(&self) -> &Mirror {
+        &self.mirror
+    }
+
     /// Whether the VM type has private memory (`kvm_arch_has_private_mem`).
     pub fn has_private_mem(&self) -> bool {
         matches!(self.vm_type, 1 | 4 | 5)
