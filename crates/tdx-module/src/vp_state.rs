@@ -25,8 +25,10 @@ pub(crate) struct VpState {
     pub(crate) gprs: [u64; 16],
     /// The rest of the guest's architectural state.
     pub(crate) cpu: CpuState,
-    /// VMCS fields by encoding; what is not there has its initial value.
+    /// VMCS fields by encoding, with the L2 VM in 31:16; what is not there has its initial value.
     pub(crate) vmcs: BTreeMap<u32, u64>,
+    /// Other metadata that is only written and read back, by class in 31:24 and code.
+    pub(crate) fields: BTreeMap<u32, u64>,
     /// The x2APIC id that VP.INIT version 1 gave.
     pub(crate) x2apic_id: u32,
     /// The time-stamp counter at the last exit; the next entry must not be before it.
@@ -35,8 +37,8 @@ pub(crate) struct VpState {
     pub(crate) last_td_exit: LastTdExit,
     /// The VM exit that led to the last TD exit.
     pub(crate) last_exit: VmExit,
-    /// A non-maskable interrupt that the host injects at the next entry.
-    pub(crate) pend_nmi: bool,
+    /// Not zero: a non-maskable interrupt that the host injects at the next entry.
+    pub(crate) pend_nmi: u8,
     /// What #VE is about, until TDG.VP.VEINFO.GET reads it.
     pub(crate) ve_info: VeInfo,
     /// An exception that the guest takes first when it runs again.
@@ -70,11 +72,12 @@ impl Default for VpState {
             gprs: [0; 16],
             cpu: CpuState::default(),
             vmcs: BTreeMap::new(),
+            fields: BTreeMap::new(),
             x2apic_id: 0,
             last_exit_tsc: 0,
             last_td_exit: LastTdExit::ASYNC_FAULT,
             last_exit: VmExit::default(),
-            pend_nmi: false,
+            pend_nmi: 0,
             ve_info: VeInfo::default(),
             inject: None,
             steps: StepFilter::default(),

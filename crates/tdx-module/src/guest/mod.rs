@@ -3,10 +3,13 @@
 //! There is no processor here. Whoever runs guest code loads [`GuestState`] when TDH.VP.ENTER answers
 //! [`After::Guest`](crate::After::Guest), reports what the guest does, and obeys [`GuestAfter`].
 
+mod control;
 mod cpu_state;
 mod cpuid;
 mod ept_violation;
 mod exception;
+mod msr;
+mod msr_table;
 mod run;
 mod steps;
 mod translate;
@@ -15,9 +18,11 @@ mod vm_exit;
 pub use cpu_state::{CpuState, GuestState, Segment, Table};
 pub use ept_violation::{EptViolation, qualification};
 pub use exception::{Exception, VeInfo};
+pub use msr::MsrAnswer;
+pub use msr_table::{Feature, MSRS, MsrAccess, MsrRule, msr_rule};
 pub(crate) use steps::StepFilter;
 pub(crate) use translate::Reach;
-pub use vm_exit::{Decision, EXITS, VmExitReport};
+pub use vm_exit::{Decision, EXITS, VmExitReport, decision};
 
 use seamlock_tdx_abi::regs::Regs;
 

@@ -29,4 +29,19 @@ impl Module {
         });
         true
     }
+
+    /// The interrupt window for NMIs of the guest on `lp` is open: whether it takes one now, because
+    /// the host asked for it (VP.WR of PEND_NMI) and no #VE is unread. Told once.
+    pub fn take_nmi(&self, lp: u32) -> bool {
+        let Some(at) = self.inside(lp) else {
+            return false;
+        };
+        at.vp.guest.with(|guest| {
+            let take = guest.pend_nmi != 0 && !guest.ve_info.valid;
+            if take {
+                guest.pend_nmi = 0;
+            }
+            take
+        })
+    }
 }

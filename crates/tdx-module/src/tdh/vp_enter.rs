@@ -42,6 +42,9 @@ pub(crate) fn run(call: &mut Call<'_, '_>) -> Done {
         // An LP in a guest makes no call; a caller that says so is refused before it takes a word.
         return Err(TdxStatus::OPERAND_BUSY.with(OperandId::RCX));
     }
+    if m.platform.events.limits_cpuid(lp) {
+        return Err(TdxStatus::LIMIT_CPUID_MAXVAL_SET);
+    }
     if rcx & RESERVED != 0 {
         return Err(invalid(OperandId::RCX));
     }
