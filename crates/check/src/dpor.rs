@@ -53,6 +53,8 @@ pub(crate) struct Dpor {
     // Sums of the hashes of the first so many events.
     sums: Vec<u64>,
     traces: BTreeSet<u64>,
+    /// The races of the last execution: the numbers of their events, by the second.
+    pub(crate) races: Vec<(u32, u32)>,
     pub(crate) scratch: Scratch,
     /// Races whose reversal was new.
     pub(crate) reversed: u64,
@@ -80,6 +82,7 @@ impl Dpor {
             mismatch: false,
             sums: Vec::new(),
             traces: BTreeSet::new(),
+            races: Vec::new(),
             scratch: Scratch::default(),
             reversed: 0,
         }

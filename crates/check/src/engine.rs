@@ -306,7 +306,10 @@ impl Engine {
             event.own = thread.own;
             for (nth, access) in pending.accesses.list().enumerate() {
                 let object = self.objects.at(access.object);
-                object.learn(access.class, &mut thread.clock);
+                match access.class {
+                    Class::Await => self.log.learn_releases(object, access, &mut thread.clock),
+                    class => object.learn(class, &mut thread.clock),
+                }
                 if nth == 0 {
                     (event.before, event.alone) = (object.last, object.last_alone);
                 } else {

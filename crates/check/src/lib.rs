@@ -49,6 +49,7 @@ mod dpor;
 mod engine;
 mod explain;
 mod follow;
+pub mod fuzz;
 mod linear;
 mod log;
 mod object;

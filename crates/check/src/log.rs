@@ -4,10 +4,10 @@ use std::panic::Location;
 
 use seamlock_sync::{Action, Outcome};
 
-use crate::access::{Access, Accesses};
+use crate::access::{Access, Accesses, Class};
 use crate::clock::Clock;
 use crate::engine::Pending;
-use crate::object::{NONE, acquires};
+use crate::object::{NONE, Object, acquires};
 
 /// One operation that was done.
 #[derive(Clone, Copy, Debug)]
@@ -146,6 +146,24 @@ impl Log {
     #[inline]
     pub(crate) fn last_mut(&mut self) -> Option<&mut Event> {
         self.events[..self.len].last_mut()
+    }
+
+    /// Lets `clock` know of the releases of an object, as far back as one that knows of all before.
+    pub(crate) fn learn_releases(&self, object: &Object, access: Access, clock: &mut Clock) {
+        let mut at = object.last;
+        while at != NONE {
+            let event = &self.events[at as usize];
+            let Some(other) = event.on(access.object) else {
+                return;
+            };
+            if access.class.conflicts() & other.class.bit() != 0 {
+                clock.join(&event.clock);
+            }
+            if other.class == Class::Release {
+                return;
+            }
+            at = event.before_on(access.object);
+        }
     }
 
     /// What a thread knew before the event that follows its event number `own`.

@@ -174,7 +174,8 @@ pub(crate) struct Object {
 }
 
 impl Object {
-    /// Lets `clock` know of everything on this object that an operation of this class conflicts with.
+    /// Lets `clock` know of everything on this object that an operation of this class conflicts with;
+    /// not for [`Class::Await`], which does not conflict with what may stand for releases here.
     #[inline]
     pub(crate) fn learn(&self, class: Class, clock: &mut Clock) {
         let mut wanted = class.conflicts() & self.present;

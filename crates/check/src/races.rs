@@ -1,8 +1,10 @@
 //! Races: two operations that could have come in the other order, and what to explore so that they do.
 //!
-//! A race is found at its second operation, once, when that operation is new in this execution. For
-//! each race the sequence *everything that does not depend on the first operation, then the second* is
-//! put into the wakeup tree at the point before the first, unless a sleeping thread covers it.
+//! For each race the sequence *everything that does not depend on the first operation, then the second*
+//! is put into the wakeup tree at the point before the first, unless a sleeping thread covers it. This
+//! is done for all races of every execution, those that were there in the execution before included:
+//! the sequence goes on to the end of the execution, so it is another one. (Doing it once, when the
+//! second operation is new, loses a trace in one of some hundred small programs.)
 //!
 //! Three things are particular to operations that wait:
 //!
@@ -41,64 +43,85 @@ struct Second {
     blocked: bool,
 }
 
+impl Second {
+    fn event(engine: &Engine, at: u32) -> Second {
+        let event = &engine.log.done()[at as usize];
+        Second {
+            thread: event.thread,
+            action: event.action,
+            accesses: event.accesses,
+            arg: event.arg,
+            before: event.before,
+            alone: event.alone,
+            signal: event.signal,
+            clock: engine.log.clock_of(event.own),
+            blocked: false,
+        }
+    }
+}
+
 impl Dpor {
-    /// Looks at all that is new in the execution.
+    /// Looks at the whole execution.
     pub(crate) fn find_races(&mut self, engine: &Engine) {
         let mut scratch = std::mem::take(&mut self.scratch);
+        let mut races = std::mem::take(&mut self.races);
+        self.new_races(engine, &mut races, &mut scratch);
+        for &(first, second) in &races {
+            let second = Second::event(engine, second);
+            self.reverse(engine, first, &second, &mut scratch);
+        }
+        if !self.faults.no_blocked_race {
+            for second in blocked(engine) {
+                self.firsts(engine, &second, &mut scratch.candidates);
+                while let Some(first) = scratch.candidates.pop() {
+                    self.reverse(engine, first, &second, &mut scratch);
+                }
+            }
+        }
+        (self.scratch, self.races) = (scratch, races);
+    }
+
+    /// Brings the list of races up to date: those of events that came again are known.
+    fn new_races(&self, engine: &Engine, races: &mut Vec<(u32, u32)>, scratch: &mut Scratch) {
         let events = engine.log.done();
-        for event in &events[engine.log.known().min(events.len())..] {
+        let known = engine.log.known().min(events.len());
+        let kept = races.partition_point(|race| (race.1 as usize) < known);
+        races.truncate(kept);
+        for (at, event) in events.iter().enumerate().skip(known) {
             let object = engine.objects.at(event.accesses.first.object);
             if object.threads.is_power_of_two() && event.accesses.signal == NOTHING {
                 continue;
             }
-            let second = Second {
-                thread: event.thread,
-                action: event.action,
-                accesses: event.accesses,
-                arg: event.arg,
-                before: event.before,
-                alone: event.alone,
-                signal: event.signal,
-                clock: engine.log.clock_of(event.own),
-                blocked: false,
-            };
-            self.race(engine, &second, &mut scratch);
+            let second = at as u32;
+            self.firsts(
+                engine,
+                &Second::event(engine, second),
+                &mut scratch.candidates,
+            );
+            races.extend(scratch.candidates.iter().map(|&first| (first, second)));
         }
-        if !self.faults.no_blocked_race {
-            for second in blocked(engine) {
-                self.race(engine, &second, &mut scratch);
-            }
-        }
-        self.scratch = scratch;
     }
 
-    fn race(&mut self, engine: &Engine, second: &Second, scratch: &mut Scratch) {
-        scratch.candidates.clear();
+    /// The events that race with `second`, as first of the two.
+    fn firsts(&self, engine: &Engine, second: &Second, out: &mut Vec<u32>) {
+        out.clear();
         let waits = blocking(second.action);
         let locks = matches!(second.action, Action::Lock | Action::LockKillable);
         if locks || second.action == Action::LockShared {
             if !self.faults.no_lock_race || second.blocked {
-                holds(engine, second, &mut scratch.candidates);
+                holds(engine, second, out);
             }
         } else {
-            accesses(
-                engine,
-                second,
-                second.accesses.first,
-                &mut scratch.candidates,
-            );
+            accesses(engine, second, second.accesses.first, out);
         }
         if second.accesses.signal != NOTHING {
             let signal = Access {
                 object: second.accesses.signal,
                 class: Class::Shared,
             };
-            accesses(engine, second, signal, &mut scratch.candidates);
-        } else if !waits && scratch.candidates.len() > 1 {
-            immediate(engine.log.done(), &mut scratch.candidates);
-        }
-        while let Some(first) = scratch.candidates.pop() {
-            self.reverse(engine, first, second, scratch);
+            accesses(engine, second, signal, out);
+        } else if !waits && out.len() > 1 {
+            immediate(engine.log.done(), out);
         }
     }
 

@@ -3,7 +3,7 @@
 use std::panic::Location;
 use std::time::Duration;
 
-use crate::hook::{self, Action, Op, Outcome, Verdict, hooked};
+use crate::hook::{self, Action, Op, Outcome, Verdict, hooked, watched};
 use crate::mutex::Interrupted;
 use crate::name::Name;
 
@@ -58,16 +58,16 @@ impl WaitQueue {
         killed: impl Fn() -> bool,
     ) -> Result<(), Interrupted> {
         loop {
-            let seen = *self.epoch.lock();
+            let seen = self.seen();
             if ready() {
                 return Ok(());
             }
+            if hooked() {
+                self.wait_hooked(seen, &killed)?;
+                continue;
+            }
             if killed() {
                 return Err(Interrupted);
-            }
-            if hooked() {
-                self.wait_hooked(seen)?;
-                continue;
             }
             let mut epoch = self.epoch.lock();
             if *epoch == seen {
@@ -76,15 +76,27 @@ impl WaitQueue {
         }
     }
 
+    /// Which notification is the last that the test to come takes into account. A hook is told, for
+    /// whether the sleep after the test returns depends on it.
     #[track_caller]
-    fn wait_hooked(&self, seen: u64) -> Result<(), Interrupted> {
+    fn seen(&self) -> u64 {
+        watched(Action::Load, self.name, 0, || *self.epoch.lock(), |&v| Outcome::Value(v))
+    }
+
+    #[track_caller]
+    fn wait_hooked(&self, seen: u64, killed: impl Fn() -> bool) -> Result<(), Interrupted> {
         let op = self.op(Action::Wait, seen);
         if hook::before(&op) == Verdict::Interrupted {
             hook::after(&op, Outcome::Interrupted);
             return Err(Interrupted);
         }
-        // A listener does not wait for us; a scheduler already has.
+        // A listener does not wait for us; a scheduler already has, and knows of the signals.
         let mut epoch = self.epoch.lock();
+        if *epoch == seen && killed() {
+            drop(epoch);
+            hook::after(&op, Outcome::Interrupted);
+            return Err(Interrupted);
+        }
         if *epoch == seen {
             self.changed.wait_for(&mut epoch, SIGNAL_POLL);
         }
