@@ -14,6 +14,7 @@ pub mod cpuid;
 pub mod locks;
 pub mod measure;
 pub mod memory;
+pub mod metadata;
 pub mod platform;
 pub mod report;
 pub mod tables;

@@ -110,6 +110,11 @@ impl Platform {
         Hpa(pa & !self.hkid_mask())
     }
 
+    /// The address with an HKID.
+    pub fn with_hkid(&self, pa: Hpa, hkid: Hkid) -> u64 {
+        pa.0 & !self.hkid_mask() | u64::from(hkid.0) << self.hkid_start_bit & self.hkid_mask()
+    }
+
     /// Whether a physical address is inside the address space and carries no HKID.
     pub fn is_plain_address(&self, pa: u64) -> bool {
         pa >> self.maxpa == 0 && pa & self.hkid_mask() == 0

@@ -26,6 +26,8 @@ pub(crate) const MAX_TDCS_PAGES: u32 = 9;
 pub(crate) const TDCS_PAGES_PER_L2_VM: u32 = 1;
 /// TD_CTLS: a private EPT violation on a pending page exits to the host and does not raise #VE.
 pub(crate) const TD_CTLS_PENDING_VE_DISABLE: u64 = 1;
+/// TD_CTLS: the guest sees the processor topology that the host configured.
+pub(crate) const TD_CTLS_ENUM_TOPOLOGY: u64 = 1 << 1;
 /// Index of the TDCS page that is the root of the L1 secure EPT.
 pub(crate) const SEPT_ROOT_PAGE: usize = 3;
 

@@ -27,7 +27,7 @@ pub struct Entry {
 
 impl Entry {
     /// Whether there is a leaf at this place.
-    pub fn is_used(&self) -> bool {
+    pub const fn is_used(&self) -> bool {
         self.used
     }
 

@@ -31,11 +31,42 @@ use crate::platform::Platform;
 /// EAX, EBX, ECX and EDX.
 pub type Value = [u32; 4];
 
+/// Leaf in 63:32 and 31:0 the subleaf plus 1, or 0 for a leaf without subleaves; with the index in
+/// [`ENTRIES`]. Ascending.
+const SORTED: [(u64, u8); NUM_CPUID_VALUES] = sorted();
+
+const fn sorted() -> [(u64, u8); NUM_CPUID_VALUES] {
+    let mut sorted = [(0, 0); NUM_CPUID_VALUES];
+    let mut i = 0;
+    while i < NUM_CPUID_VALUES {
+        let entry = &ENTRIES[i];
+        let key = match (entry.is_used(), entry.subleaf) {
+            (false, _) => u64::MAX,
+            (true, None) => (entry.leaf as u64) << 32,
+            (true, Some(subleaf)) => (entry.leaf as u64) << 32 | (subleaf as u64 + 1),
+        };
+        let mut at = i;
+        while at > 0 && sorted[at - 1].0 > key {
+            sorted[at] = sorted[at - 1];
+            at -= 1;
+        }
+        sorted[at] = (key, i as u8);
+        i += 1;
+    }
+    sorted
+}
+
 /// The index in [`ENTRIES`] of a leaf and subleaf. A leaf without subleaves has one entry for all.
+#[inline]
 pub fn lookup(leaf: u32, subleaf: u32) -> Option<usize> {
-    ENTRIES
-        .iter()
-        .position(|e| e.leaf == leaf && e.subleaf.is_none_or(|s| s == subleaf) && e.is_used())
+    let whole = u64::from(leaf) << 32;
+    let key = whole
+        | u64::from(subleaf)
+            .saturating_add(1)
+            .min(u64::from(u32::MAX));
+    let after = SORTED.partition_point(|(k, _)| *k <= key);
+    let (found, index) = SORTED[after.checked_sub(1)?];
+    (found == key || found == whole).then_some(usize::from(index))
 }
 
 /// The processor's values in the order of [`ENTRIES`], bits that are the same in every TD applied.
@@ -108,5 +139,14 @@ mod tests {
         assert_eq!(lookup(4, 5), None);
         assert_eq!(lookup(0, 0), Some(10));
         assert_eq!(lookup(0x4000_0000, 0), None);
+        assert_eq!(lookup(1, u32::MAX), Some(0));
+        assert_eq!(lookup(4, u32::MAX), None);
+    }
+
+    #[test]
+    fn every_entry_is_found() {
+        for (i, entry) in ENTRIES.iter().enumerate().filter(|(_, e)| e.is_used()) {
+            assert_eq!(lookup(entry.leaf, entry.subleaf.unwrap_or(0)), Some(i));
+        }
     }
 }

@@ -24,7 +24,9 @@ mod mng_init;
 mod mng_key_config;
 mod mng_key_freeid;
 mod mng_key_reclaimid;
+mod mng_rd;
 mod mng_vpflushdone;
+mod mng_wr;
 mod mr_extend;
 mod mr_finalize;
 mod phymem_cache_wb;
@@ -36,6 +38,7 @@ mod sys_init;
 mod sys_key_config;
 mod sys_lp_init;
 mod sys_lp_shutdown;
+mod sys_rd;
 mod sys_shutdown;
 mod sys_tdmr_init;
 mod vp_addcx;
@@ -43,6 +46,8 @@ mod vp_create;
 pub(crate) mod vp_enter;
 mod vp_flush;
 pub(crate) mod vp_init;
+mod vp_rd;
+mod vp_wr;
 
 /// A leaf's code.
 type Run = fn(&mut Call<'_, '_>) -> Done;
@@ -84,7 +89,9 @@ leaves! {
     MNG_KEY_CONFIG => mng_key_config,
     MNG_KEY_FREEID => mng_key_freeid,
     MNG_KEY_RECLAIMID => mng_key_reclaimid,
+    MNG_RD => mng_rd,
     MNG_VPFLUSHDONE => mng_vpflushdone,
+    MNG_WR => mng_wr,
     MR_EXTEND => mr_extend,
     MR_FINALIZE => mr_finalize,
     PHYMEM_CACHE_WB => phymem_cache_wb,
@@ -96,6 +103,7 @@ leaves! {
     SYS_KEY_CONFIG => sys_key_config,
     SYS_LP_INIT => sys_lp_init,
     SYS_LP_SHUTDOWN => sys_lp_shutdown,
+    SYS_RD => sys_rd,
     SYS_SHUTDOWN => sys_shutdown,
     SYS_TDMR_INIT => sys_tdmr_init,
     VP_ADDCX => vp_addcx,
@@ -103,4 +111,6 @@ leaves! {
     VP_ENTER => vp_enter,
     VP_FLUSH => vp_flush,
     VP_INIT => vp_init,
+    VP_RD => vp_rd,
+    VP_WR => vp_wr,
 }
