@@ -6,6 +6,7 @@
 
 mod failure;
 mod progress;
+mod run;
 mod style;
 mod vectors;
 
@@ -24,12 +25,14 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Run(run::Run),
     Vectors(vectors::Vectors),
 }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let done = match cli.command {
+        Command::Run(command) => command.run(),
         Command::Vectors(command) => command.run(),
     };
     failure::exit_code(done)

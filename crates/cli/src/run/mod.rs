@@ -1,0 +1,140 @@
+//! `seamlock run`: a VMM that wears the library.
+
+mod dress;
+mod summary;
+
+use std::ffi::OsString;
+use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitCode, ExitStatus};
+
+use anyhow::{Context, Result};
+use seamlock_wear::{Settings, read_records};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1};
+use signal_hook::iterator::Signals;
+
+use crate::failure::BadInput;
+use dress::Dress;
+use summary::Summary;
+
+/// Run a VMM on a machine with TDX.
+///
+/// The command, and every program that it starts, sees a /dev/kvm that can make trust domains, whether
+/// this machine has one or not. Nothing reaches a real /dev/kvm. When the command ends, or on SIGUSR1,
+/// a summary tells what it built.
+#[derive(Debug, clap::Args)]
+pub struct Run {
+    /// How KVM locks (see `seamlock locks`)
+    #[arg(long, value_name = "NAME")]
+    discipline: Option<String>,
+    /// Logical processors of the machine; a TD has at most as many vCPUs
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    lps: u32,
+    /// Memory of the machine in GiB
+    #[arg(long, value_name = "GIB", default_value_t = 64)]
+    machine_memory: u64,
+    /// Write the summary to this file too, as JSON
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Say on standard error what KVM refuses, and why, as it happens
+    #[arg(short, long)]
+    verbose: bool,
+    /// Print no summary
+    #[arg(short, long)]
+    quiet: bool,
+    /// The VMM and its arguments
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    command: Vec<OsString>,
+}
+
+impl Run {
+    /// Runs the command; its exit code is ours.
+    pub fn run(&self) -> Result<ExitCode> {
+        let dress = Dress::new(&self.settings()?)?;
+        let status = self.wear(&dress)?;
+        let summary = Summary::of(&read_records(dress.dir())?);
+        if !self.quiet {
+            anstream::eprint!("{summary}");
+        }
+        if let Some(path) = &self.json {
+            let json = serde_json::to_vec_pretty(&summary)?;
+            std::fs::write(path, json).with_context(|| format!("writing {}", path.display()))?;
+        }
+        Ok(exit_code(status))
+    }
+
+    fn settings(&self) -> Result<Settings> {
+        if self.lps == 0 || self.machine_memory == 0 {
+            let text = "--lps and --machine-memory must not be zero";
+            return Err(BadInput(text.to_owned()).into());
+        }
+        Ok(Settings {
+            discipline: self.discipline.clone().unwrap_or_default(),
+            lps: self.lps,
+            memory: self.machine_memory << 30,
+            verbose: self.verbose,
+            ..Settings::default()
+        })
+    }
+
+    /// Starts the command and waits for it.
+    fn wear(&self, dress: &Dress) -> Result<ExitStatus> {
+        // Whoever signals the whole group, as a terminal does, means the VMM; who signals us alone
+        // has it passed on.
+        let mut signals = Signals::new([SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1])?;
+        let handle = signals.handle();
+        let mut child = self.start(dress)?;
+        let pid = child.id();
+        let status = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for signal in signals.forever() {
+                    match signal {
+                        SIGUSR1 => show(dress),
+                        SIGHUP | SIGTERM => pass_on(pid, signal),
+                        _ => {}
+                    }
+                }
+            });
+            let status = child.wait();
+            handle.close();
+            status
+        });
+        Ok(status?)
+    }
+
+    fn start(&self, dress: &Dress) -> Result<Child> {
+        let (program, args) = self.command.split_first().context("clap wants a command")?;
+        Command::new(program)
+            .args(args)
+            .env("LD_PRELOAD", dress.preload())
+            .spawn()
+            .map_err(|e| BadInput(format!("{}: {e}", program.to_string_lossy())).into())
+    }
+}
+
+/// The summary so far, of a VMM that still runs.
+fn show(dress: &Dress) {
+    match read_records(dress.dir()) {
+        Ok(records) => anstream::eprint!("{}", Summary::of(&records)),
+        Err(error) => anstream::eprintln!("no summary: {error}"),
+    }
+}
+
+/// Sends the VMM a signal that was meant for it.
+fn pass_on(pid: u32, signal: i32) {
+    let pid = i32::try_from(pid)
+        .ok()
+        .and_then(rustix::process::Pid::from_raw);
+    if let (Some(pid), Some(signal)) = (pid, rustix::process::Signal::from_named_raw(signal)) {
+        // It may have ended already.
+        let _ = rustix::process::kill_process(pid, signal);
+    }
+}
+
+/// As a shell would tell it: the command's own code, or 128 and the signal that ended it.
+fn exit_code(status: ExitStatus) -> ExitCode {
+    let code = status
+        .code()
+        .unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
+    ExitCode::from(code as u8)
+}
