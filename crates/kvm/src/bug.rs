@@ -70,7 +70,15 @@ impl Kvm {
     ) -> bool {
         let failed = status != TdxStatus::SUCCESS;
         if failed {
-            self.bugged(site, What::Seamcall { leaf, status, operands }, true);
+            self.bugged(
+                site,
+                What::Seamcall {
+                    leaf,
+                    status,
+                    operands,
+                },
+                true,
+            );
         }
         failed
     }
@@ -85,14 +93,27 @@ impl Kvm {
     ) -> bool {
         let failed = status != TdxStatus::SUCCESS;
         if failed {
-            self.bugged(site, What::Seamcall { leaf, status, operands }, false);
+            self.bugged(
+                site,
+                What::Seamcall {
+                    leaf,
+                    status,
+                    operands,
+                },
+                false,
+            );
         }
         failed
     }
 
     #[cold]
     fn bugged(&self, site: &'static str, what: What, fatal: bool) {
-        let bug = Bug { vm: self.number, site, what, fatal };
+        let bug = Bug {
+            vm: self.number,
+            site,
+            what,
+            fatal,
+        };
         if let Some(observer) = self.host.observer() {
             observer.bug(&bug);
         }

@@ -22,12 +22,20 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 impl Error {
     /// An error whose reason is known beforehand.
     pub const fn new(errno: Errno, site: &'static str, reason: &'static str) -> Error {
-        Error { errno, site, reason: Cow::Borrowed(reason) }
+        Error {
+            errno,
+            site,
+            reason: Cow::Borrowed(reason),
+        }
     }
 
     /// An error whose reason holds values.
     pub fn with(errno: Errno, site: &'static str, reason: String) -> Error {
-        Error { errno, site, reason: Cow::Owned(reason) }
+        Error {
+            errno,
+            site,
+            reason: Cow::Owned(reason),
+        }
     }
 
     /// Whether this is the given errno.

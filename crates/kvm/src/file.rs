@@ -51,7 +51,10 @@ impl File {
             Kind::Vcpu(vcpu) => (vcpu.kvm().number, 0x1000 + u64::from(vcpu.id())),
             Kind::Gmem(gmem) => (gmem.kvm().number, 0x10_0000 + gmem.number()),
         };
-        Arc::new(File { kind, f_count: Shared::new(cells::F_COUNT.of(vm, part), 1) })
+        Arc::new(File {
+            kind,
+            f_count: Shared::new(cells::F_COUNT.of(vm, part), 1),
+        })
     }
 
     /// What the file is.
@@ -111,7 +114,11 @@ impl File {
 /// EBADF when the descriptor is not open.
 pub fn close(task: &Task, fd: i32) -> Result<()> {
     match task.files().remove(fd) {
-        None => fail(Errno::EBADF, "fs/open.c close", "the descriptor is not open"),
+        None => fail(
+            Errno::EBADF,
+            "fs/open.c close",
+            "the descriptor is not open",
+        ),
         Some(file) => {
             file.put(task);
             Ok(())

@@ -35,6 +35,9 @@ impl Guest for Halting {
             gpa: 0,
             kind: TdExitKind::Async,
         };
-        Turn { regs: module.td_exit(lp, exit), halted: true }
+        Turn {
+            regs: module.td_exit(lp, exit),
+            halted: true,
+        }
     }
 }

@@ -146,14 +146,22 @@ pub struct Edge {
 }
 
 const fn edge(outer: &'static Class, inner: &'static Class, source: &'static str) -> Edge {
-    Edge { outer, inner, source }
+    Edge {
+        outer,
+        inner,
+        source,
+    }
 }
 
 /// The order of Linux v7.3.4, as documented and, beyond the document, as observed in the code.
 pub static ORDER: &[Edge] = &[
     edge(&KVM_USAGE_LOCK, &CPUS_LOCK, "locking.rst"),
     edge(&CPUS_LOCK, &KVM_LOCK, "locking.rst"),
-    edge(&CPUS_LOCK, &TDX_LOCK, "tdx.c __tdx_td_init, tdx_mmu_release_hkid"),
+    edge(
+        &CPUS_LOCK,
+        &TDX_LOCK,
+        "tdx.c __tdx_td_init, tdx_mmu_release_hkid",
+    ),
     edge(&VM_LOCK, &VCPU_MUTEX, "locking.rst"),
     edge(&VM_LOCK, &SLOTS_LOCK, "locking.rst"),
     edge(&VM_LOCK, &CPUS_LOCK, "tdx.c __tdx_td_init"),
@@ -163,12 +171,32 @@ pub static ORDER: &[Edge] = &[
     edge(&VCPU_MUTEX, &IRQS_OFF, "tdx.c tdx_vcpu_load"),
     edge(&SLOTS_LOCK, &SLOTS_ARCH_LOCK, "kvm_main.c kvm_set_memslot"),
     edge(&SRCU, &SLOTS_ARCH_LOCK, "locking.rst"),
-    edge(&SLOTS_LOCK, &CPUS_LOCK, "tdx.c __tdx_td_init under the guard"),
+    edge(
+        &SLOTS_LOCK,
+        &CPUS_LOCK,
+        "tdx.c __tdx_td_init under the guard",
+    ),
     edge(&SLOTS_LOCK, &FILEMAP_LOCK, "guest_memfd.c kvm_gmem_release"),
-    edge(&SLOTS_LOCK, &APIC_MAP_LOCK, "lapic.c kvm_apic_set_base under the guard"),
-    edge(&SLOTS_ARCH_LOCK, &FILEMAP_LOCK, "guest_memfd.c kvm_gmem_commit_memory_region"),
-    edge(&FILEMAP_LOCK, &MMU_LOCK, "guest_memfd.c kvm_gmem_punch_hole"),
-    edge(&SLOTS_LOCK, &MMU_LOCK, "kvm_main.c kvm_vm_set_mem_attributes"),
+    edge(
+        &SLOTS_LOCK,
+        &APIC_MAP_LOCK,
+        "lapic.c kvm_apic_set_base under the guard",
+    ),
+    edge(
+        &SLOTS_ARCH_LOCK,
+        &FILEMAP_LOCK,
+        "guest_memfd.c kvm_gmem_commit_memory_region",
+    ),
+    edge(
+        &FILEMAP_LOCK,
+        &MMU_LOCK,
+        "guest_memfd.c kvm_gmem_punch_hole",
+    ),
+    edge(
+        &SLOTS_LOCK,
+        &MMU_LOCK,
+        "kvm_main.c kvm_vm_set_mem_attributes",
+    ),
     edge(&SRCU, &MMU_LOCK, "mmu.c kvm_tdp_page_fault"),
 ];
 

@@ -55,7 +55,12 @@ impl Process {
 
     /// A process with a limit of descriptors (RLIMIT_NOFILE), the standard ones not counted.
     pub fn with_fd_limit(mm: u64, max_fds: usize) -> Process {
-        Process { mm, memory: Private::default(), files: Private::default(), max_fds }
+        Process {
+            mm,
+            memory: Private::default(),
+            files: Private::default(),
+            max_fds,
+        }
     }
 
     /// A thread of the process.
@@ -162,7 +167,9 @@ impl UserMemory for Process {
 
     fn write(&self, addr: u64, bytes: &[u8]) -> Result<(), Fault> {
         self.each_page(addr, bytes.len(), |vma, offset, range| {
-            let Backing::Sparse(pages) = &mut vma.backing else { return Err(Fault) };
+            let Backing::Sparse(pages) = &mut vma.backing else {
+                return Err(Fault);
+            };
             let page = pages
                 .entry(offset / PAGE_SIZE)
                 .or_insert_with(|| Box::new([0; PAGE_SIZE as usize]));
@@ -185,7 +192,11 @@ impl UserMemory for Process {
                     }
                 },
                 Backing::Sparse(pages) => {
-                    sink(pages.get(&(offset / PAGE_SIZE)).map_or(&ZERO[..], |page| &page[..]));
+                    sink(
+                        pages
+                            .get(&(offset / PAGE_SIZE))
+                            .map_or(&ZERO[..], |page| &page[..]),
+                    );
                 }
             }
             Ok(())
@@ -199,7 +210,9 @@ impl Files for Process {
             if files.len() >= self.max_fds {
                 return Err(Errno::EMFILE);
             }
-            let free = (FIRST_FD..).find(|fd| !files.contains_key(fd)).ok_or(Errno::EMFILE)?;
+            let free = (FIRST_FD..)
+                .find(|fd| !files.contains_key(fd))
+                .ok_or(Errno::EMFILE)?;
             files.insert(free, file.clone());
             Ok(free)
         })
@@ -214,7 +227,9 @@ impl Files for Process {
     }
 
     fn run_page(&self) -> Arc<dyn RunPage> {
-        Arc::new(RunBytes { bytes: Private::new(vec![0; KVM_VCPU_MMAP_BYTES]) })
+        Arc::new(RunBytes {
+            bytes: Private::new(vec![0; KVM_VCPU_MMAP_BYTES]),
+        })
     }
 }
 
@@ -265,7 +280,11 @@ mod tests {
         let process = Process::new(1);
         let at = process.map_bytes(Arc::from(vec![7u8; 5000]));
         let mut seen = 0;
-        process.page(at + PAGE_SIZE, &mut |page| seen = page.iter().filter(|b| **b == 7).count()).unwrap();
+        process
+            .page(at + PAGE_SIZE, &mut |page| {
+                seen = page.iter().filter(|b| **b == 7).count()
+            })
+            .unwrap();
         assert_eq!(seen, 904);
         assert_eq!(process.read_vec(at + 4999, 2), Ok(vec![7, 0]));
         assert_eq!(process.write(at, &[1]), Err(Fault));

@@ -71,7 +71,10 @@ pub struct Control {
 impl Control {
     /// A task on this CPU with no signal pending.
     pub fn on(cpu: u32) -> Control {
-        Control { cpu: AtomicU32::new(cpu), ..Control::default() }
+        Control {
+            cpu: AtomicU32::new(cpu),
+            ..Control::default()
+        }
     }
 
     /// Moves the task to `cpu` as soon as it can be preempted.
@@ -117,7 +120,14 @@ impl<'a> Task<'a> {
         files: &'a dyn Files,
     ) -> Task<'a> {
         let cpu = Cell::new(control.cpu.load(SeqCst));
-        Task { control, memory, files, mm, cpu, loaded: RefCell::new(None) }
+        Task {
+            control,
+            memory,
+            files,
+            mm,
+            cpu,
+            loaded: RefCell::new(None),
+        }
     }
 
     /// The address space (`current->mm`).
@@ -216,5 +226,9 @@ impl<'a> Task<'a> {
 
 #[cold]
 fn unreadable(addr: u64, len: usize, site: &'static str) -> Error {
-    Error::with(Errno::EFAULT, site, format!("{len} bytes at {addr:#x} are not readable"))
+    Error::with(
+        Errno::EFAULT,
+        site,
+        format!("{len} bytes at {addr:#x} are not readable"),
+    )
 }

@@ -32,12 +32,20 @@ fn expected_mrtd(regions: &[(u64, &[u8], bool)]) -> Vec<u8> {
 
 /// MRTD as the module tells the host.
 fn mrtd(vmm: &Vmm) -> Vec<u8> {
-    let tdrs = vmm.host.live_vms().into_iter().filter_map(|kvm| kvm.tdx().tdr());
+    let tdrs = vmm
+        .host
+        .live_vms()
+        .into_iter()
+        .filter_map(|kvm| kvm.tdx().tdr());
     let tdr = tdrs.last().expect("a TD");
     let mut mrtd = Vec::new();
     for element in 0..6 {
         let field = FieldId(FieldId::TDCS_MRTD.0 + element);
-        let mut regs = Regs { rcx: tdr.0, rdx: field.0, ..Regs::call(Leaf::MNG_RD) };
+        let mut regs = Regs {
+            rcx: tdr.0,
+            rdx: field.0,
+            ..Regs::call(Leaf::MNG_RD)
+        };
         let _ = vmm.host.module().seamcall(0, &mut regs);
         assert_eq!(regs.status(), TdxStatus::SUCCESS);
         mrtd.extend_from_slice(&regs.r8.to_le_bytes());
@@ -46,7 +54,9 @@ fn mrtd(vmm: &Vmm) -> Vec<u8> {
 }
 
 fn contents(pages: usize, seed: u8) -> Vec<u8> {
-    (0..pages * 4096).map(|i| (i as u8).wrapping_mul(7) ^ (i >> 12) as u8 ^ seed).collect()
+    (0..pages * 4096)
+        .map(|i| (i as u8).wrapping_mul(7) ^ (i >> 12) as u8 ^ seed)
+        .collect()
 }
 
 fn launch(vmm: &Vmm, vcpus: u64) -> (Td, Vec<u8>) {
@@ -81,13 +91,19 @@ fn the_measurement_is_the_hash_of_what_was_loaded_and_all_pages_come_back() {
     assert_eq!(vmm.host.free_hkids(), hkids - 1);
     vmm.drop_td(&td);
     let teardown = &vmm.host.teardowns()[0];
-    assert_eq!((teardown.pages_leaked, teardown.hkid_returned, teardown.bugs), (0, true, 0));
+    assert_eq!(
+        (teardown.pages_leaked, teardown.hkid_returned, teardown.bugs),
+        (0, true, 0)
+    );
     assert_eq!(teardown.private_pages, 8);
     assert_eq!(teardown.td_pages, 7);
     assert_eq!(teardown.vcpu_pages, 12);
     // 512 GiB, 1 GiB and two 2 MiB ranges.
     assert_eq!(teardown.sept_pages, 4);
-    assert_eq!((vmm.host.pages().in_use(), vmm.host.free_hkids()), (in_use, hkids));
+    assert_eq!(
+        (vmm.host.pages().in_use(), vmm.host.free_hkids()),
+        (in_use, hkids)
+    );
 }
 
 #[test]
@@ -107,18 +123,28 @@ fn a_launch_on_many_vcpus_of_a_thread_that_moves_about_flushes_and_still_works()
     for cpu in [1, 2, 3, 0] {
         vmm.control.migrate(cpu);
         let gpa = 0x20_0000 + u64::from(cpu) * 0x1_0000;
-        let mut region = KvmTdxInitMemRegion { source_addr, gpa, nr_pages: 2 };
+        let mut region = KvmTdxInitMemRegion {
+            source_addr,
+            gpa,
+            nr_pages: 2,
+        };
         assert_eq!(vmm.load(td.vcpus[1], &mut region, true), Ok(0));
     }
     let flushes = |vmm: &Vmm| {
         let leaves = vmm.host.counters().by_leaf();
-        leaves.iter().find(|(leaf, ..)| *leaf == Leaf::VP_FLUSH).map(|(_, made, _)| *made)
+        leaves
+            .iter()
+            .find(|(leaf, ..)| *leaf == Leaf::VP_FLUSH)
+            .map(|(_, made, _)| *made)
     };
     assert_eq!(flushes(&vmm), Some(4));
     assert_eq!(vmm.finalize(&td), Ok(0));
     vmm.drop_td(&td);
     let teardown = &vmm.host.teardowns()[0];
-    assert_eq!((teardown.pages_leaked, teardown.hkid_returned, teardown.bugs), (0, true, 0));
+    assert_eq!(
+        (teardown.pages_leaked, teardown.hkid_returned, teardown.bugs),
+        (0, true, 0)
+    );
 }
 
 #[test]
@@ -128,6 +154,11 @@ fn a_second_td_can_be_built_after_the_first_and_gets_its_pages_and_hkid() {
         let (td, _) = launch(&vmm, 1);
         vmm.drop_td(&td);
     }
-    assert!(vmm.host.teardowns().iter().all(|t| t.pages_leaked == 0 && t.bugs == 0));
+    assert!(
+        vmm.host
+            .teardowns()
+            .iter()
+            .all(|t| t.pages_leaked == 0 && t.bugs == 0)
+    );
     assert_eq!(vmm.host.pages().in_use(), 0);
 }

@@ -6,8 +6,12 @@ use super::{Commands, CreateVcpu, Discipline, Kind, Outcomes, Population, Step, 
 
 /// `tdx_acquire_vm_state_locks` of v7.3: the check for a creation in flight sits in
 /// `kvm_lock_all_vcpus`, and `slots_lock` comes last.
-const GUARD_7_3: &[Step] =
-    &[Step::KvmLock, Step::RefuseCreationInFlight, Step::AllVcpuMutexes, Step::SlotsLock];
+const GUARD_7_3: &[Step] = &[
+    Step::KvmLock,
+    Step::RefuseCreationInFlight,
+    Step::AllVcpuMutexes,
+    Step::SlotsLock,
+];
 
 /// v7.3: one guard around all commands but CAPABILITIES; KVM_CREATE_VCPU wholly under `kvm->lock`.
 pub static V7_3: Discipline = Discipline {
@@ -32,7 +36,11 @@ pub static V7_3: Discipline = Discipline {
     },
     create_vcpu: CreateVcpu::UnderKvmLock,
     population: Population::MapGivenPfn,
-    outcomes: Outcomes { mr_extend_bugs: true, mng_bugs: true, spurious_is_success: false },
+    outcomes: Outcomes {
+        mr_extend_bugs: true,
+        mng_bugs: true,
+        spurious_is_success: false,
+    },
     vp_init_under_mmu_lock: true,
     vcpu_free_disassociates: true,
     source_zero_refused: true,

@@ -23,7 +23,12 @@ impl Bindings {
     /// Slots that use a page of `start..end`.
     pub fn in_range(&self, start: u64, end: u64) -> Vec<Arc<Slot>> {
         let overlaps = |slot: &&Arc<Slot>| slot.gmem_pgoff + slot.npages > start;
-        self.0.range(..end).map(|(_, slot)| slot).filter(overlaps).cloned().collect()
+        self.0
+            .range(..end)
+            .map(|(_, slot)| slot)
+            .filter(overlaps)
+            .cloned()
+            .collect()
     }
 
     fn has(&self, index: u64, slot: &Slot) -> bool {
@@ -77,8 +82,12 @@ pub(crate) fn prepare_memory_region(
 /// `kvm_gmem_commit_memory_region`: binds a new slot.
 pub(crate) fn commit_memory_region(slot: &Arc<Slot>) -> Result<()> {
     const SITE: &str = "virt/kvm/guest_memfd.c:674 kvm_gmem_commit_memory_region";
-    let file = slot.gmem_file.with(|file| file.as_ref().and_then(|f| f.upgrade()));
-    let Some(Kind::Gmem(gmem)) = file.as_deref().map(File::kind) else { return Ok(()) };
+    let file = slot
+        .gmem_file
+        .with(|file| file.as_ref().and_then(|f| f.upgrade()));
+    let Some(Kind::Gmem(gmem)) = file.as_deref().map(File::kind) else {
+        return Ok(());
+    };
     let _filemap = gmem.invalidate_lock.write();
     gmem.bindings.with(|bindings| {
         let (start, end) = (slot.gmem_pgoff, slot.gmem_pgoff + slot.npages);
@@ -93,10 +102,15 @@ pub(crate) fn commit_memory_region(slot: &Arc<Slot>) -> Result<()> {
 
 /// `kvm_gmem_unbind`: the slot is gone.
 pub(crate) fn unbind(slot: &Slot) {
-    let file = slot.gmem_file.with(|file| file.as_ref().and_then(|f| f.upgrade()));
-    let Some(Kind::Gmem(gmem)) = file.as_deref().map(File::kind) else { return };
+    let file = slot
+        .gmem_file
+        .with(|file| file.as_ref().and_then(|f| f.upgrade()));
+    let Some(Kind::Gmem(gmem)) = file.as_deref().map(File::kind) else {
+        return;
+    };
     let _filemap = gmem.invalidate_lock.write();
-    gmem.bindings.with(|bindings| bindings.0.remove(&slot.gmem_pgoff));
+    gmem.bindings
+        .with(|bindings| bindings.0.remove(&slot.gmem_pgoff));
     slot.gmem_file.with(|file| *file = None);
 }
 

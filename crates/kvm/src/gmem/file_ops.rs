@@ -25,11 +25,19 @@ const SITE: &str = "virt/kvm/guest_memfd.c:265 kvm_gmem_fallocate";
 /// EBADF, ENODEV for a file that is no guest_memfd, and those of `kvm_gmem_fallocate`.
 pub fn fallocate(task: &Task, fd: i32, mode: i32, offset: u64, len: u64) -> Result<()> {
     let Some(file) = File::of(task, fd) else {
-        return fail(Errno::EBADF, "fs/open.c fallocate", "the descriptor is not open");
+        return fail(
+            Errno::EBADF,
+            "fs/open.c fallocate",
+            "the descriptor is not open",
+        );
     };
     let result = match file.kind() {
         Kind::Gmem(gmem) => gmem.fallocate(task, mode, offset, len),
-        _ => fail(Errno::ENODEV, "fs/open.c vfs_fallocate", "the file is no guest_memfd"),
+        _ => fail(
+            Errno::ENODEV,
+            "fs/open.c vfs_fallocate",
+            "the file is no guest_memfd",
+        ),
     };
     file.put(task);
     result
@@ -43,7 +51,11 @@ impl Gmem {
     pub fn fallocate(&self, task: &Task, mode: i32, offset: u64, len: u64) -> Result<()> {
         let end = i64::try_from(offset).ok().zip(i64::try_from(len).ok());
         let Some((start, length)) = end.filter(|(_, len)| *len > 0) else {
-            return fail(Errno::EINVAL, "fs/open.c vfs_fallocate", "offset or length is negative");
+            return fail(
+                Errno::EINVAL,
+                "fs/open.c vfs_fallocate",
+                "offset or length is negative",
+            );
         };
         if start.checked_add(length).is_none() {
             return fail(Errno::EFBIG, "fs/open.c vfs_fallocate", "the range wraps");
@@ -51,7 +63,11 @@ impl Gmem {
         if mode & FALLOC_FL_KEEP_SIZE == 0
             || mode & !(FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE) != 0
         {
-            return fail(Errno::EOPNOTSUPP, SITE, "mode lacks KEEP_SIZE or has an unknown bit");
+            return fail(
+                Errno::EOPNOTSUPP,
+                SITE,
+                "mode lacks KEEP_SIZE or has an unknown bit",
+            );
         }
         if !offset.is_multiple_of(PAGE_SIZE) || !len.is_multiple_of(PAGE_SIZE) {
             return fail(Errno::EINVAL, SITE, "the range is not page aligned");

@@ -26,7 +26,11 @@ pub struct Folios {
 impl Folios {
     /// An empty one.
     pub fn new(owner: Owner) -> Folios {
-        Folios { owner, pages: Private::default(), poisoned: Private::default() }
+        Folios {
+            owner,
+            pages: Private::default(),
+            poisoned: Private::default(),
+        }
     }
 
     /// `kvm_gmem_get_folio`: the page of an index, allocated now if there is none. None when memory
@@ -85,7 +89,10 @@ impl Folios {
     /// Pages allocated.
     pub fn count(&self) -> u64 {
         self.pages.with(|nodes| {
-            nodes.values().map(|n| n.iter().filter(|p| **p != NONE).count() as u64).sum()
+            nodes
+                .values()
+                .map(|n| n.iter().filter(|p| **p != NONE).count() as u64)
+                .sum()
         })
     }
 

@@ -32,9 +32,9 @@ use crate::task::Task;
 use crate::vm::Kvm;
 
 pub use bind::Bindings;
+pub(crate) use bind::{commit_memory_region, prepare_memory_region, unbind};
 pub use file_ops::{FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, fallocate};
 pub use folios::Folios;
-pub(crate) use bind::{commit_memory_region, prepare_memory_region, unbind};
 pub(crate) use populate::{PrivatePage, kvm_gmem_get_pfn, populate_page};
 
 /// A guest_memfd: inode and file in one, as each inode has one file.
@@ -72,7 +72,9 @@ impl Gmem {
     }
 
     fn is_file(&self, file: &Arc<File>) -> bool {
-        self.file.get().is_some_and(|own| std::ptr::eq(own.as_ptr(), Arc::as_ptr(file)))
+        self.file
+            .get()
+            .is_some_and(|own| std::ptr::eq(own.as_ptr(), Arc::as_ptr(file)))
     }
 }
 
@@ -96,7 +98,11 @@ pub(crate) fn create(task: &Task, kvm: &Arc<Kvm>, args: &KvmCreateGuestMemfd) ->
         return fail(Errno::EINVAL, SITE, "a flag is not supported by this VM");
     }
     if (args.size as i64) <= 0 || !args.size.is_multiple_of(PAGE_SIZE) {
-        return fail(Errno::EINVAL, SITE, "size is not positive or not page aligned");
+        return fail(
+            Errno::EINVAL,
+            SITE,
+            "size is not positive or not page aligned",
+        );
     }
     let number = kvm.next_gmem.fetch_add(1, Relaxed);
     let gmem = Arc::new(Gmem {
@@ -116,6 +122,10 @@ pub(crate) fn create(task: &Task, kvm: &Arc<Kvm>, args: &KvmCreateGuestMemfd) ->
     task.files().install(&file).map(i64::from).map_err(|errno| {
         // The creating ioctl holds the VM, so this is not its last reference.
         kvm.users_count.fetch_sub(1);
-        Error::new(errno, "virt/kvm/guest_memfd.c:536 __kvm_gmem_create", "no descriptor is free")
+        Error::new(
+            errno,
+            "virt/kvm/guest_memfd.c:536 __kvm_gmem_create",
+            "no descriptor is free",
+        )
     })
 }

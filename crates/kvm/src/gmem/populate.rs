@@ -32,7 +32,11 @@ pub(crate) fn populate_page(
 ) -> Result<()> {
     const SITE: &str = "virt/kvm/guest_memfd.c:875 kvm_gmem_populate";
     let Some(slot) = kvm.memslots.of_gfn(gfn).filter(|slot| slot.has_gmem()) else {
-        return fail(Errno::EINVAL, SITE, "no memslot with a guest_memfd is at this address");
+        return fail(
+            Errno::EINVAL,
+            SITE,
+            "no memslot with a guest_memfd is at this address",
+        );
     };
     let Some(file) = slot.gmem() else {
         return fail(Errno::EFAULT, SITE, "the guest_memfd is being closed");
@@ -61,19 +65,18 @@ fn populate_folio(
     let _filemap = gmem.invalidate_lock.write();
     let page = gmem.pfn(file, slot, slot.gmem_index(gfn))?;
     if !kvm.attributes.is_private(gfn) {
-        return fail(Errno::EINVAL, SITE, "the frame's attributes are not PRIVATE");
+        return fail(
+            Errno::EINVAL,
+            SITE,
+            "the frame's attributes are not PRIVATE",
+        );
     }
     post(PrivatePage { gfn, page })
 }
 
 impl Gmem {
     /// `__kvm_gmem_get_pfn`: the page of an index, for this slot.
-    pub(crate) fn pfn(
-        &self,
-        file: &std::sync::Arc<File>,
-        slot: &Slot,
-        index: u64,
-    ) -> Result<Hpa> {
+    pub(crate) fn pfn(&self, file: &std::sync::Arc<File>, slot: &Slot, index: u64) -> Result<Hpa> {
         const SITE: &str = "virt/kvm/guest_memfd.c:745 __kvm_gmem_get_pfn";
         let current = slot.gmem_file.with(|f| f.is_some());
         if !current || !self.is_file(file) {
@@ -96,7 +99,11 @@ impl Gmem {
 pub(crate) fn kvm_gmem_get_pfn(task: &Task, kvm: &Kvm, slot: &Slot, gfn: Gfn) -> Result<Hpa> {
     const SITE: &str = "virt/kvm/guest_memfd.c:774 kvm_gmem_get_pfn";
     let Some(file) = slot.gmem() else {
-        return fail(Errno::EFAULT, SITE, "the slot has no guest_memfd, or it is being closed");
+        return fail(
+            Errno::EFAULT,
+            SITE,
+            "the slot has no guest_memfd, or it is being closed",
+        );
     };
     let page = match file.kind() {
         Kind::Gmem(gmem) => gmem.pfn(&file, slot, slot.gmem_index(gfn)),

@@ -56,7 +56,10 @@ impl fmt::Display for BootError {
             BootError::Seamcall { leaf, lp, status } => write!(f, "{leaf} on LP {lp}: {status}"),
             BootError::Metadata { field, status } => write!(f, "TDH.SYS.RD {field:?}: {status}"),
             BootError::NoRoomForPamt { tdmr, bytes } => {
-                write!(f, "no room for {bytes} bytes of PAMT in the TDMR at {tdmr:#x}")
+                write!(
+                    f,
+                    "no room for {bytes} bytes of PAMT in the TDMR at {tdmr:#x}"
+                )
             }
             BootError::TooManyHoles { tdmr } => {
                 write!(f, "too many holes in the TDMR at {tdmr:#x}")
@@ -141,7 +144,15 @@ fn config_global_key(module: &Module) -> Result<(), BootError> {
 fn init_tdmr(module: &Module, tdmr: &TdmrInfo) -> Result<(), BootError> {
     let mut next = tdmr.base;
     while next < tdmr.base + tdmr.size {
-        next = call(module, 0, Regs { rcx: tdmr.base, ..Regs::call(Leaf::SYS_TDMR_INIT) })?.rdx;
+        next = call(
+            module,
+            0,
+            Regs {
+                rcx: tdmr.base,
+                ..Regs::call(Leaf::SYS_TDMR_INIT)
+            },
+        )?
+        .rdx;
     }
     Ok(())
 }

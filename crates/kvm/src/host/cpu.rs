@@ -40,19 +40,28 @@ impl Cpu {
     /// A processor with no vCPU on it.
     pub fn new(id: u32, package: u32) -> Cpu {
         let irqs = Mutex::new(locks::IRQS_OFF.at(u64::from(id)), ());
-        Cpu { id, package, irqs, associated_tdvcpus: Private::default() }
+        Cpu {
+            id,
+            package,
+            irqs,
+            associated_tdvcpus: Private::default(),
+        }
     }
 
     /// `local_irq_disable` on this CPU; on again when the value is dropped. Also what an IPI handler
     /// (`smp_call_function_single`) runs under.
     #[track_caller]
     pub fn irqs_off(&self) -> IrqsOff<'_> {
-        IrqsOff { cpu: self, _irqs: self.irqs.lock() }
+        IrqsOff {
+            cpu: self,
+            _irqs: self.irqs.lock(),
+        }
     }
 
     /// The vCPUs that were loaded here last, most recent first.
     pub fn associated(&self) -> Vec<Listed> {
-        self.associated_tdvcpus.with(|list| list.iter().rev().copied().collect())
+        self.associated_tdvcpus
+            .with(|list| list.iter().rev().copied().collect())
     }
 }
 

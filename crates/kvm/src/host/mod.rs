@@ -50,7 +50,11 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Options {
-        Options { discipline: &discipline::V7_3, observer: None, guest: Arc::new(Halting) }
+        Options {
+            discipline: &discipline::V7_3,
+            observer: None,
+            guest: Arc::new(Halting),
+        }
     }
 }
 
@@ -92,7 +96,9 @@ impl Host {
         let module = Arc::new(Module::new(platform));
         let (sysinfo, layout) = boot::bring_up(&module)?;
         let platform = module.platform();
-        let cpus = (0..platform.lps).map(|id| Cpu::new(id, platform.package_of(id))).collect();
+        let cpus = (0..platform.lps)
+            .map(|id| Cpu::new(id, platform.package_of(id)))
+            .collect();
         let first = platform.private_hkid_first;
         let hkids = (first + 1..first + platform.private_hkid_count).collect();
         let online = (0..platform.lps).collect();
@@ -173,7 +179,11 @@ impl Host {
 
     /// The VMs that have not ended, by number (`vm_list`).
     pub fn live_vms(&self) -> Vec<Arc<Kvm>> {
-        self.kvm_lock.lock().values().filter_map(Weak::upgrade).collect()
+        self.kvm_lock
+            .lock()
+            .values()
+            .filter_map(Weak::upgrade)
+            .collect()
     }
 
     /// What each VM that ended gave back, in the order of their ends.
@@ -211,7 +221,11 @@ impl Host {
         let status = regs.status();
         self.counters.count(leaf, status);
         if let (Some(observer), Some(input)) = (&self.observer, &input) {
-            observer.seamcall(&Seamcall { cpu, input, output: regs });
+            observer.seamcall(&Seamcall {
+                cpu,
+                input,
+                output: regs,
+            });
         }
         (status, after)
     }

@@ -33,12 +33,18 @@ impl Owner {
 
     /// The vCPU of this index in order of creation.
     pub const fn vcpu(vm: u64, index: u64) -> Owner {
-        Owner { vm, part: 1 + index }
+        Owner {
+            vm,
+            part: 1 + index,
+        }
     }
 
     /// The guest_memfd of this number.
     pub const fn gmem(vm: u64, number: u64) -> Owner {
-        Owner { vm, part: (1 << 32) + number }
+        Owner {
+            vm,
+            part: (1 << 32) + number,
+        }
     }
 }
 
@@ -75,22 +81,32 @@ impl Pages {
             first..(r.end() / chunk * CHUNK_PAGES).max(first)
         };
         let untouched = ranges.iter().map(whole).filter(|r| !r.is_empty()).collect();
-        let inner =
-            Inner { untouched, returned: BTreeSet::new(), streams: BTreeMap::new(), out: 0 };
-        Pages { inner: Private::new(inner) }
+        let inner = Inner {
+            untouched,
+            returned: BTreeSet::new(),
+            streams: BTreeMap::new(),
+            out: 0,
+        };
+        Pages {
+            inner: Private::new(inner),
+        }
     }
 
     /// A page for `owner`; None when memory is exhausted.
     #[inline]
     pub fn alloc(&self, owner: Owner) -> Option<Hpa> {
-        self.inner.with(|inner| inner.alloc(owner)).map(|pfn| Hpa(pfn * PAGE_SIZE))
+        self.inner
+            .with(|inner| inner.alloc(owner))
+            .map(|pfn| Hpa(pfn * PAGE_SIZE))
     }
 
     /// Takes back a page that `owner` was given.
     #[inline]
     pub fn free(&self, owner: Owner, page: Hpa) {
         self.inner.with(|inner| {
-            let Some(stream) = inner.streams.get_mut(&owner) else { return };
+            let Some(stream) = inner.streams.get_mut(&owner) else {
+                return;
+            };
             stream.free.push(page.0 / PAGE_SIZE);
             stream.out -= 1;
             inner.out -= 1;
@@ -101,7 +117,9 @@ impl Pages {
     /// pages that have not, which stay lost.
     pub fn close(&self, owner: Owner) -> u64 {
         self.inner.with(|inner| {
-            let Some(stream) = inner.streams.remove(&owner) else { return 0 };
+            let Some(stream) = inner.streams.remove(&owner) else {
+                return 0;
+            };
             if stream.out == 0 {
                 inner.returned.extend(stream.chunks);
             }
@@ -117,7 +135,8 @@ impl Pages {
     /// Pages that the parts of a VM have now.
     pub fn held_by_vm(&self, vm: u64) -> u64 {
         let parts = Owner { vm, part: 0 }..=Owner { vm, part: u64::MAX };
-        self.inner.with(|inner| inner.streams.range(parts).map(|(_, s)| s.out).sum())
+        self.inner
+            .with(|inner| inner.streams.range(parts).map(|(_, s)| s.out).sum())
     }
 }
 
@@ -137,10 +156,7 @@ impl Inner {
     }
 }
 
-fn take_chunk(
-    returned: &mut BTreeSet<u64>,
-    untouched: &mut [std::ops::Range<u64>],
-) -> Option<u64> {
+fn take_chunk(returned: &mut BTreeSet<u64>, untouched: &mut [std::ops::Range<u64>]) -> Option<u64> {
     if let Some(chunk) = returned.pop_first() {
         return Some(chunk);
     }
@@ -158,7 +174,10 @@ mod tests {
     const B: Owner = Owner::vcpu(1, 0);
 
     fn pages() -> Pages {
-        Pages::over(&[Range { base: 0x10_0000, size: 0x8_0000 }])
+        Pages::over(&[Range {
+            base: 0x10_0000,
+            size: 0x8_0000,
+        }])
     }
 
     #[test]

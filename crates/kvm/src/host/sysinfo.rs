@@ -71,7 +71,10 @@ impl SysInfo {
         let mut cmrs = Vec::new();
         for i in 0..rd(FieldId::SYS_NUM_CMRS)? {
             let base = at(FieldId::SYS_CMR_BASE, i)?;
-            cmrs.push(Range { base, size: at(FieldId::SYS_CMR_SIZE, i)? });
+            cmrs.push(Range {
+                base,
+                size: at(FieldId::SYS_CMR_SIZE, i)?,
+            });
         }
         Ok(SysInfo {
             version: [
@@ -101,7 +104,10 @@ impl SysInfo {
 }
 
 fn sys_rd(module: &Module, field: FieldId) -> Result<u64, BootError> {
-    let mut regs = Regs { rdx: field.0, ..Regs::call(Leaf::SYS_RD) };
+    let mut regs = Regs {
+        rdx: field.0,
+        ..Regs::call(Leaf::SYS_RD)
+    };
     let _ = module.seamcall(0, &mut regs);
     match regs.status() {
         TdxStatus::SUCCESS => Ok(regs.r8),

@@ -30,7 +30,11 @@ pub fn construct(cmrs: &[Range], entry_size: [u64; 3]) -> Result<Layout, BootErr
     let mut tdmrs = Vec::new();
     let mut usable = Vec::new();
     for extent in extents(&regions) {
-        let inside = regions.iter().filter(|r| extent.covers(r)).copied().collect();
+        let inside = regions
+            .iter()
+            .filter(|r| extent.covers(r))
+            .copied()
+            .collect();
         let (tdmr, rest) = with_pamt(extent, inside, entry_size)?;
         tdmrs.push(tdmr);
         usable.extend(rest);
@@ -41,7 +45,10 @@ pub fn construct(cmrs: &[Range], entry_size: [u64; 3]) -> Result<Layout, BootErr
 fn above_low_memory(cmr: &Range) -> Option<Range> {
     let base = cmr.base.max(LOW_MEMORY).div_ceil(PAGE_SIZE) * PAGE_SIZE;
     let end = align_down(cmr.end(), PAGE_SIZE);
-    (end > base).then(|| Range { base, size: end - base })
+    (end > base).then(|| Range {
+        base,
+        size: end - base,
+    })
 }
 
 /// The 1 GiB-aligned ranges around the regions, joined where they meet.
@@ -52,7 +59,10 @@ fn extents(regions: &[Range]) -> Vec<Range> {
         let end = region.end().div_ceil(TDMR_ALIGN) * TDMR_ALIGN;
         match extents.last_mut() {
             Some(last) if last.end() >= base => last.size = end.max(last.end()) - last.base,
-            _ => extents.push(Range { base, size: end - base }),
+            _ => extents.push(Range {
+                base,
+                size: end - base,
+            }),
         }
     }
     extents
@@ -68,8 +78,15 @@ fn with_pamt(
         (extent.size / pages[i] * entry_size[i]).div_ceil(PAGE_SIZE) * PAGE_SIZE
     });
     let total: u64 = bytes.iter().sum();
-    let Some(host) = regions.iter_mut().max_by_key(|r| r.size).filter(|r| r.size > total) else {
-        return Err(BootError::NoRoomForPamt { tdmr: extent.base, bytes: total });
+    let Some(host) = regions
+        .iter_mut()
+        .max_by_key(|r| r.size)
+        .filter(|r| r.size > total)
+    else {
+        return Err(BootError::NoRoomForPamt {
+            tdmr: extent.base,
+            bytes: total,
+        });
     };
     host.size -= total;
     let pamt = host.end();
@@ -96,11 +113,19 @@ fn reserved_areas(
     let mut areas = [ReservedArea::default(); MAX_RESERVED_AREAS];
     let mut used = 0;
     let mut at = extent.base;
-    let end = Range { base: extent.end(), size: 0 };
+    let end = Range {
+        base: extent.end(),
+        size: 0,
+    };
     for region in regions.iter().chain([&end]) {
         if region.base > at {
-            let slot = areas.get_mut(used).ok_or(BootError::TooManyHoles { tdmr: extent.base })?;
-            *slot = ReservedArea { offset: at - extent.base, size: region.base - at };
+            let slot = areas
+                .get_mut(used)
+                .ok_or(BootError::TooManyHoles { tdmr: extent.base })?;
+            *slot = ReservedArea {
+                offset: at - extent.base,
+                size: region.base - at,
+            };
             used += 1;
         }
         at = region.end();
@@ -115,14 +140,26 @@ mod tests {
     #[test]
     fn low_memory_holes_and_the_pamt_are_reserved() {
         let cmrs = [
-            Range { base: 0, size: 0x8000_0000 },
-            Range { base: 0x1_0000_0000, size: 0x4000_0000 },
+            Range {
+                base: 0,
+                size: 0x8000_0000,
+            },
+            Range {
+                base: 0x1_0000_0000,
+                size: 0x4000_0000,
+            },
         ];
         let layout = construct(&cmrs, [16; 3]).unwrap();
         assert_eq!(layout.tdmrs.len(), 2);
         let low = &layout.tdmrs[0];
         assert_eq!((low.base, low.size), (0, 0x8000_0000));
-        assert_eq!(low.reserved[0], ReservedArea { offset: 0, size: LOW_MEMORY });
+        assert_eq!(
+            low.reserved[0],
+            ReservedArea {
+                offset: 0,
+                size: LOW_MEMORY
+            }
+        );
         assert_eq!(low.pamt_4k_size, 0x80_0000);
         assert_eq!(low.reserved[1].offset, low.pamt_4k_base);
         assert_eq!(low.reserved[1].offset + low.reserved[1].size, 0x8000_0000);
@@ -134,7 +171,13 @@ mod tests {
 
     #[test]
     fn memory_too_small_for_its_pamt_is_refused() {
-        let cmrs = [Range { base: 0x4000_0000, size: 0x10_0000 }];
-        assert!(matches!(construct(&cmrs, [16; 3]), Err(BootError::NoRoomForPamt { .. })));
+        let cmrs = [Range {
+            base: 0x4000_0000,
+            size: 0x10_0000,
+        }];
+        assert!(matches!(
+            construct(&cmrs, [16; 3]),
+            Err(BootError::NoRoomForPamt { .. })
+        ));
     }
 }

@@ -24,33 +24,87 @@ const GUESTDBG_MASK: i64 = 0x3f_0003;
 
 /// Capabilities that are simply there.
 const PRESENT: &[u32] = &[
-    KVM_CAP_IRQCHIP, KVM_CAP_HLT, KVM_CAP_MMU_SHADOW_CACHE_CONTROL, KVM_CAP_USER_MEMORY,
-    KVM_CAP_SET_TSS_ADDR, KVM_CAP_VAPIC, KVM_CAP_EXT_CPUID, KVM_CAP_CLOCKSOURCE,
-    KVM_CAP_NOP_IO_DELAY, KVM_CAP_MP_STATE, KVM_CAP_SYNC_MMU, KVM_CAP_USER_NMI,
-    KVM_CAP_DESTROY_MEMORY_REGION_WORKS, KVM_CAP_SET_GUEST_DEBUG, KVM_CAP_IRQ_INJECT_STATUS,
-    KVM_CAP_JOIN_MEMORY_REGIONS_WORKS, KVM_CAP_IRQFD, KVM_CAP_SET_BOOT_CPU_ID, KVM_CAP_IOEVENTFD,
-    KVM_CAP_SET_IDENTITY_MAP_ADDR, KVM_CAP_INTERNAL_ERROR_DATA, KVM_CAP_VCPU_EVENTS,
-    KVM_CAP_PCI_SEGMENT, KVM_CAP_DEBUGREGS, KVM_CAP_X86_ROBUST_SINGLESTEP, KVM_CAP_XSAVE,
-    KVM_CAP_XCRS, KVM_CAP_ENABLE_CAP, KVM_CAP_GET_TSC_KHZ, KVM_CAP_TSC_CONTROL,
-    KVM_CAP_TSC_DEADLINE_TIMER, KVM_CAP_KVMCLOCK_CTRL, KVM_CAP_SIGNAL_MSI, KVM_CAP_IRQFD_RESAMPLE,
-    KVM_CAP_DEVICE_CTRL, KVM_CAP_EXT_EMUL_CPUID, KVM_CAP_IOAPIC_POLARITY_IGNORED,
-    KVM_CAP_ENABLE_CAP_VM, KVM_CAP_IOEVENTFD_NO_LENGTH, KVM_CAP_CHECK_EXTENSION_VM,
-    KVM_CAP_DISABLE_QUIRKS, KVM_CAP_SPLIT_IRQCHIP, KVM_CAP_IOEVENTFD_ANY_LENGTH,
-    KVM_CAP_IMMEDIATE_EXIT, KVM_CAP_GET_MSR_FEATURES, KVM_CAP_MSR_PLATFORM_INFO,
-    KVM_CAP_COALESCED_PIO, KVM_CAP_EXCEPTION_PAYLOAD, KVM_CAP_PMU_EVENT_FILTER, KVM_CAP_LAST_CPU,
-    KVM_CAP_HALT_POLL, KVM_CAP_X86_USER_SPACE_MSR, KVM_CAP_X86_MSR_FILTER,
-    KVM_CAP_ENFORCE_PV_FEATURE_CPUID, KVM_CAP_VM_COPY_ENC_CONTEXT_FROM,
-    KVM_CAP_VM_MOVE_ENC_CONTEXT_FROM, KVM_CAP_SREGS2, KVM_CAP_EXIT_ON_EMULATION_FAILURE,
-    KVM_CAP_VCPU_ATTRIBUTES, KVM_CAP_SYS_ATTRIBUTES, KVM_CAP_VM_TSC_CONTROL,
-    KVM_CAP_SYSTEM_EVENT_DATA, KVM_CAP_X86_TRIPLE_FAULT_EVENT, KVM_CAP_X86_NOTIFY_VMEXIT,
-    KVM_CAP_VM_DISABLE_NX_HUGE_PAGES, KVM_CAP_USER_MEMORY2, KVM_CAP_MEMORY_FAULT_INFO,
-    KVM_CAP_GUEST_MEMFD, KVM_CAP_PRE_FAULT_MEMORY, KVM_CAP_ONE_REG, KVM_CAP_X86_GUEST_MODE,
-    KVM_CAP_ASYNC_PF, KVM_CAP_ASYNC_PF_INT, KVM_CAP_PMU_EVENT_MASKED_EVENTS,
+    KVM_CAP_IRQCHIP,
+    KVM_CAP_HLT,
+    KVM_CAP_MMU_SHADOW_CACHE_CONTROL,
+    KVM_CAP_USER_MEMORY,
+    KVM_CAP_SET_TSS_ADDR,
+    KVM_CAP_VAPIC,
+    KVM_CAP_EXT_CPUID,
+    KVM_CAP_CLOCKSOURCE,
+    KVM_CAP_NOP_IO_DELAY,
+    KVM_CAP_MP_STATE,
+    KVM_CAP_SYNC_MMU,
+    KVM_CAP_USER_NMI,
+    KVM_CAP_DESTROY_MEMORY_REGION_WORKS,
+    KVM_CAP_SET_GUEST_DEBUG,
+    KVM_CAP_IRQ_INJECT_STATUS,
+    KVM_CAP_JOIN_MEMORY_REGIONS_WORKS,
+    KVM_CAP_IRQFD,
+    KVM_CAP_SET_BOOT_CPU_ID,
+    KVM_CAP_IOEVENTFD,
+    KVM_CAP_SET_IDENTITY_MAP_ADDR,
+    KVM_CAP_INTERNAL_ERROR_DATA,
+    KVM_CAP_VCPU_EVENTS,
+    KVM_CAP_PCI_SEGMENT,
+    KVM_CAP_DEBUGREGS,
+    KVM_CAP_X86_ROBUST_SINGLESTEP,
+    KVM_CAP_XSAVE,
+    KVM_CAP_XCRS,
+    KVM_CAP_ENABLE_CAP,
+    KVM_CAP_GET_TSC_KHZ,
+    KVM_CAP_TSC_CONTROL,
+    KVM_CAP_TSC_DEADLINE_TIMER,
+    KVM_CAP_KVMCLOCK_CTRL,
+    KVM_CAP_SIGNAL_MSI,
+    KVM_CAP_IRQFD_RESAMPLE,
+    KVM_CAP_DEVICE_CTRL,
+    KVM_CAP_EXT_EMUL_CPUID,
+    KVM_CAP_IOAPIC_POLARITY_IGNORED,
+    KVM_CAP_ENABLE_CAP_VM,
+    KVM_CAP_IOEVENTFD_NO_LENGTH,
+    KVM_CAP_CHECK_EXTENSION_VM,
+    KVM_CAP_DISABLE_QUIRKS,
+    KVM_CAP_SPLIT_IRQCHIP,
+    KVM_CAP_IOEVENTFD_ANY_LENGTH,
+    KVM_CAP_IMMEDIATE_EXIT,
+    KVM_CAP_GET_MSR_FEATURES,
+    KVM_CAP_MSR_PLATFORM_INFO,
+    KVM_CAP_COALESCED_PIO,
+    KVM_CAP_EXCEPTION_PAYLOAD,
+    KVM_CAP_PMU_EVENT_FILTER,
+    KVM_CAP_LAST_CPU,
+    KVM_CAP_HALT_POLL,
+    KVM_CAP_X86_USER_SPACE_MSR,
+    KVM_CAP_X86_MSR_FILTER,
+    KVM_CAP_ENFORCE_PV_FEATURE_CPUID,
+    KVM_CAP_VM_COPY_ENC_CONTEXT_FROM,
+    KVM_CAP_VM_MOVE_ENC_CONTEXT_FROM,
+    KVM_CAP_SREGS2,
+    KVM_CAP_EXIT_ON_EMULATION_FAILURE,
+    KVM_CAP_VCPU_ATTRIBUTES,
+    KVM_CAP_SYS_ATTRIBUTES,
+    KVM_CAP_VM_TSC_CONTROL,
+    KVM_CAP_SYSTEM_EVENT_DATA,
+    KVM_CAP_X86_TRIPLE_FAULT_EVENT,
+    KVM_CAP_X86_NOTIFY_VMEXIT,
+    KVM_CAP_VM_DISABLE_NX_HUGE_PAGES,
+    KVM_CAP_USER_MEMORY2,
+    KVM_CAP_MEMORY_FAULT_INFO,
+    KVM_CAP_GUEST_MEMFD,
+    KVM_CAP_PRE_FAULT_MEMORY,
+    KVM_CAP_ONE_REG,
+    KVM_CAP_X86_GUEST_MODE,
+    KVM_CAP_ASYNC_PF,
+    KVM_CAP_ASYNC_PF_INT,
+    KVM_CAP_PMU_EVENT_MASKED_EVENTS,
 ];
 
 /// `kvm_vm_ioctl_check_extension_generic` on a VM, or on `/dev/kvm`.
 pub(super) fn check_extension(host: &Host, kvm: Option<&Kvm>, cap: u64) -> i64 {
-    let Ok(cap) = u32::try_from(cap) else { return 0 };
+    let Ok(cap) = u32::try_from(cap) else {
+        return 0;
+    };
     if PRESENT.contains(&cap) {
         return 1;
     }
@@ -65,7 +119,13 @@ pub(super) fn check_extension(host: &Host, kvm: Option<&Kvm>, cap: u64) -> i64 {
         KVM_CAP_VM_TYPES => crate::vm::SUPPORTED_VM_TYPES as i64,
         KVM_CAP_MEMORY_ATTRIBUTES if private_mem => KVM_MEMORY_ATTRIBUTE_PRIVATE as i64,
         KVM_CAP_GUEST_MEMFD_FLAGS => kvm.map_or(3, gmem::supported_flags) as i64,
-        KVM_CAP_MULTI_ADDRESS_SPACE => if kvm.is_some_and(Kvm::has_private_mem) { 1 } else { 2 },
+        KVM_CAP_MULTI_ADDRESS_SPACE => {
+            if kvm.is_some_and(Kvm::has_private_mem) {
+                1
+            } else {
+                2
+            }
+        }
         KVM_CAP_READONLY_MEM => i64::from(!td),
         KVM_CAP_X86_SMM => i64::from(!td),
         KVM_CAP_EXIT_HYPERCALL => HYPERCALL_MASK as i64,
@@ -90,7 +150,11 @@ pub(super) fn check_extension(host: &Host, kvm: Option<&Kvm>, cap: u64) -> i64 {
 
 fn x2apic_flags(irqchip: Option<Irqchip>) -> i64 {
     // ENABLE_SUPPRESS_EOI_BROADCAST needs a split irqchip.
-    if irqchip.is_some_and(|i| i != Irqchip::Split) { 0xb } else { 0xf }
+    if irqchip.is_some_and(|i| i != Irqchip::Split) {
+        0xb
+    } else {
+        0xf
+    }
 }
 
 const SITE: &str = "arch/x86/kvm/x86.c:3951 kvm_vm_ioctl_enable_cap";
@@ -116,7 +180,8 @@ pub(super) fn enable_cap(kvm: &Kvm, cap: &KvmEnableCap) -> Result<()> {
             if arg == 3 {
                 return fail(Errno::EINVAL, SITE, "bus locks can't be off and exit");
             }
-            kvm.arch.with(|arch| arch.bus_lock_detection |= arg == KVM_BUS_LOCK_DETECTION_EXIT);
+            kvm.arch
+                .with(|arch| arch.bus_lock_detection |= arg == KVM_BUS_LOCK_DETECTION_EXIT);
             Ok(())
         }
         KVM_CAP_PMU_CAPABILITY => pmu_capability(kvm, arg),
@@ -126,7 +191,11 @@ pub(super) fn enable_cap(kvm: &Kvm, cap: &KvmEnableCap) -> Result<()> {
             check_mask(arg, MSR_EXIT_MASK).map(|()| keep(kvm, cap.cap, arg))
         }
         KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 => {
-            let allowed = if arg & 1 != 0 { DIRTY_LOG_MANUAL_CAPS } else { 1 };
+            let allowed = if arg & 1 != 0 {
+                DIRTY_LOG_MANUAL_CAPS
+            } else {
+                1
+            };
             check_mask(arg, allowed).map(|()| keep(kvm, cap.cap, arg))
         }
         KVM_CAP_EXIT_ON_EMULATION_FAILURE => check_mask(arg, 1).map(|()| keep(kvm, cap.cap, arg)),
@@ -138,7 +207,11 @@ pub(super) fn enable_cap(kvm: &Kvm, cap: &KvmEnableCap) -> Result<()> {
             keep(kvm, cap.cap, arg);
             Ok(())
         }
-        _ => fail(Errno::EINVAL, SITE, "the capability can't be enabled on this VM"),
+        _ => fail(
+            Errno::EINVAL,
+            SITE,
+            "the capability can't be enabled on this VM",
+        ),
     }
 }
 
@@ -177,7 +250,11 @@ fn max_vcpu_id(kvm: &Kvm, max: u64) -> Result<()> {
     kvm.arch.with(|arch| {
         let max = max as u32;
         if arch.bsp_vcpu_id > max || (arch.max_vcpu_ids != 0 && arch.max_vcpu_ids != max) {
-            return fail(Errno::EINVAL, SITE, "below the BSP's id, or set to another value already");
+            return fail(
+                Errno::EINVAL,
+                SITE,
+                "below the BSP's id, or set to another value already",
+            );
         }
         arch.max_vcpu_ids = max;
         Ok(())
@@ -186,7 +263,11 @@ fn max_vcpu_id(kvm: &Kvm, max: u64) -> Result<()> {
 
 fn apic_bus_cycles_ns(kvm: &Kvm, ns: u64) -> Result<()> {
     if ns == 0 || ns.checked_mul(0xffff_ffff * 128).is_none() {
-        return fail(Errno::EINVAL, SITE, "zero, or so long that a timer overflows");
+        return fail(
+            Errno::EINVAL,
+            SITE,
+            "zero, or so long that a timer overflows",
+        );
     }
     let _lock = kvm.lock.lock();
     let created = kvm.created_vcpus.load();
@@ -205,7 +286,11 @@ fn apic_bus_cycles_ns(kvm: &Kvm, ns: u64) -> Result<()> {
 fn notify_vmexit(kvm: &Kvm, arg: u64) -> Result<()> {
     let flags = arg & 0xffff_ffff;
     if flags & !3 != 0 || flags & KVM_X86_NOTIFY_VMEXIT_ENABLED == 0 {
-        return fail(Errno::EINVAL, SITE, "an unknown flag is set, or ENABLED is not");
+        return fail(
+            Errno::EINVAL,
+            SITE,
+            "an unknown flag is set, or ENABLED is not",
+        );
     }
     let _lock = kvm.lock.lock();
     if kvm.created_vcpus.load() != 0 {
@@ -235,7 +320,11 @@ fn x2apic_api(kvm: &Kvm, arg: u64) -> Result<()> {
     let split = kvm.arch.with(|arch| arch.irqchip == Irqchip::Split);
     let both = arg & ENABLE_SUPPRESS != 0 && arg & DISABLE_SUPPRESS != 0;
     if both || (arg & ENABLE_SUPPRESS != 0 && !split) {
-        return fail(Errno::EINVAL, SITE, "EOI suppression both ways, or without a split irqchip");
+        return fail(
+            Errno::EINVAL,
+            SITE,
+            "EOI suppression both ways, or without a split irqchip",
+        );
     }
     keep(kvm, KVM_CAP_X2APIC_API, arg);
     Ok(())

@@ -25,7 +25,10 @@ fn supported(host: &Host) -> Vec<KvmCpuidEntry2> {
     let mut entries: Vec<KvmCpuidEntry2> =
         host.module().platform().cpuid.iter().map(entry).collect();
     if !entries.iter().any(|e| e.function == 1) {
-        entries.push(KvmCpuidEntry2 { function: 1, ..KvmCpuidEntry2::default() });
+        entries.push(KvmCpuidEntry2 {
+            function: 1,
+            ..KvmCpuidEntry2::default()
+        });
     }
     for entry in entries.iter_mut().filter(|e| e.function == 1) {
         entry.ecx |= EMULATED_1_ECX;
@@ -53,7 +56,11 @@ fn entry(e: &seamlock_tdx_module::platform::CpuidEntry) -> KvmCpuidEntry2 {
     KvmCpuidEntry2 {
         function: e.leaf,
         index: e.subleaf.unwrap_or(0),
-        flags: if e.subleaf.is_some() { KVM_CPUID_FLAG_SIGNIFCANT_INDEX } else { 0 },
+        flags: if e.subleaf.is_some() {
+            KVM_CPUID_FLAG_SIGNIFCANT_INDEX
+        } else {
+            0
+        },
         eax,
         ebx,
         ecx,
@@ -88,11 +95,17 @@ pub(super) fn set_cpuid2(task: &Task, vcpu: &VcpuRef, arg: u64) -> Result<i64> {
     const SITE: &str = "arch/x86/kvm/cpuid.c:635 kvm_vcpu_ioctl_set_cpuid2";
     let header: KvmCpuid2 = task.get(arg, SITE)?;
     if header.nent > KVM_MAX_CPUID_ENTRIES {
-        return fail(Errno::E2BIG, SITE, "more than KVM_MAX_CPUID_ENTRIES entries");
+        return fail(
+            Errno::E2BIG,
+            SITE,
+            "more than KVM_MAX_CPUID_ENTRIES entries",
+        );
     }
     let mut entries = vec![KvmCpuidEntry2::new_zeroed(); header.nent as usize];
     task.get_bytes(arg.wrapping_add(HEADER), entries.as_mut_bytes(), SITE)?;
-    let changed = vcpu.state.with(|state| state.has_run && state.cpuid != entries);
+    let changed = vcpu
+        .state
+        .with(|state| state.has_run && state.cpuid != entries);
     if changed {
         const SITE: &str = "arch/x86/kvm/cpuid.c:555 kvm_set_cpuid";
         return fail(Errno::EINVAL, SITE, "CPUID changes after the vCPU has run");
@@ -108,7 +121,11 @@ fn check(entries: &[KvmCpuidEntry2]) -> Result<()> {
     let leaf = entries.iter().find(|e| e.function == 0x8000_0008);
     match leaf.map_or(0, |e| e.eax >> 8 & 0xff) {
         0 | 48 | 57 => Ok(()),
-        _ => fail(Errno::EINVAL, SITE, "linear addresses have neither 48 nor 57 bits"),
+        _ => fail(
+            Errno::EINVAL,
+            SITE,
+            "linear addresses have neither 48 nor 57 bits",
+        ),
     }
 }
 
@@ -118,7 +135,11 @@ pub(super) fn get_cpuid2(task: &Task, vcpu: &VcpuRef, arg: u64) -> Result<i64> {
     let mut header: KvmCpuid2 = task.get(arg, SITE)?;
     let entries = vcpu.state.with(|state| state.cpuid.clone());
     if (header.nent as usize) < entries.len() {
-        return fail(Errno::E2BIG, SITE, "room for fewer entries than the vCPU has");
+        return fail(
+            Errno::E2BIG,
+            SITE,
+            "room for fewer entries than the vCPU has",
+        );
     }
     task.put(arg.wrapping_add(HEADER), &entries[..], SITE)?;
     header.nent = entries.len() as u32;

@@ -33,7 +33,11 @@ pub use table::{Entry, Handler, TABLE};
 /// EBADF when it is not open, and those of the handler.
 pub fn ioctl_fd(task: &Task, fd: i32, request: u32, arg: u64) -> Result<i64> {
     let Some(file) = File::of(task, fd) else {
-        return fail(Errno::EBADF, "fs/ioctl.c ioctl", "the descriptor is not open");
+        return fail(
+            Errno::EBADF,
+            "fs/ioctl.c ioctl",
+            "the descriptor is not open",
+        );
     };
     let result = ioctl(task, &file, request, arg);
     file.put(task);
@@ -49,11 +53,19 @@ pub fn ioctl(task: &Task, file: &Arc<File>, request: u32, arg: u64) -> Result<i6
         Kind::System(host) => system_ioctl(task, host, request, arg),
         Kind::Vm(kvm) => vm_ioctl(task, kvm, request, arg),
         Kind::Vcpu(vcpu) => vcpu_ioctl(task, vcpu, request, arg),
-        Kind::Gmem(_) => fail(Errno::ENOTTY, "fs/ioctl.c vfs_ioctl", "guest_memfd has no ioctls"),
+        Kind::Gmem(_) => fail(
+            Errno::ENOTTY,
+            "fs/ioctl.c vfs_ioctl",
+            "guest_memfd has no ioctls",
+        ),
     };
     if let Some(observer) = file.host().observer() {
         let name = name_of(task, file.kind(), request, arg);
-        observer.ioctl(&IoctlCall { name: &name, request, result: &result });
+        observer.ioctl(&IoctlCall {
+            name: &name,
+            request,
+            result: &result,
+        });
     }
     result
 }
@@ -118,7 +130,11 @@ fn vcpu_ioctl(task: &Task, vcpu: &VcpuRef, request: u32, arg: u64) -> Result<i64
     }
     let Ok(_mutex) = vcpu.mutex.lock_killable(None, || task.killed()) else {
         const SITE: &str = "virt/kvm/kvm_main.c:4496 kvm_vcpu_ioctl";
-        return fail(Errno::EINTR, SITE, "a fatal signal ended the wait for vcpu->mutex");
+        return fail(
+            Errno::EINTR,
+            SITE,
+            "a fatal signal ended the wait for vcpu->mutex",
+        );
     };
     match table::vcpu(request) {
         Some((handler, false)) => handler(task, vcpu, arg),
@@ -142,7 +158,11 @@ fn wait_for_online(task: &Task, vcpu: &VcpuRef) -> Result<()> {
         return Ok(());
     }
     if vcpu.mutex.lock_killable(None, || task.killed()).is_err() {
-        return fail(Errno::EINTR, SITE, "a fatal signal ended the wait for vcpu->mutex");
+        return fail(
+            Errno::EINTR,
+            SITE,
+            "a fatal signal ended the wait for vcpu->mutex",
+        );
     }
     if vcpu.idx() < i64::from(kvm.online_vcpus.load()) {
         return Ok(());

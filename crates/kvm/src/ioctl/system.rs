@@ -22,7 +22,17 @@ const MSR_IA32_ARCH_CAPABILITIES: u32 = 0x10a;
 /// MCG_CTL_P, MCG_SER_P, MCG_LMCE_P and KVM_MAX_MCE_BANKS.
 pub(super) const SUPPORTED_MCE_CAP: u64 = 1 << 27 | 1 << 24 | 1 << 8 | 32;
 /// MSRs that user space may save and restore, of those that KVM emulates for a TD.
-const MSRS: &[u32] = &[0x10, 0x1b, 0x3a, 0x8b, 0x17a, 0x17b, 0x1a0, 0x6e0, 0xc000_0080];
+const MSRS: &[u32] = &[
+    0x10,
+    0x1b,
+    0x3a,
+    0x8b,
+    0x17a,
+    0x17b,
+    0x1a0,
+    0x6e0,
+    0xc000_0080,
+];
 
 pub(super) fn get_api_version(_task: &Task, _host: &Arc<Host>, arg: u64) -> Result<i64> {
     immediate_zero(arg, "virt/kvm/kvm_main.c:5581 kvm_dev_ioctl")?;
@@ -55,13 +65,24 @@ pub(super) fn get_msr_index_list(task: &Task, _host: &Arc<Host>, arg: u64) -> Re
 
 pub(super) fn get_msr_feature_index_list(task: &Task, _host: &Arc<Host>, arg: u64) -> Result<i64> {
     let msrs: Vec<u32> = FEATURE_MSRS.iter().map(|(msr, _)| *msr).collect();
-    msr_list(task, arg, &msrs, "arch/x86/kvm/x86.c kvm_get_feature_msr_index_list")
+    msr_list(
+        task,
+        arg,
+        &msrs,
+        "arch/x86/kvm/x86.c kvm_get_feature_msr_index_list",
+    )
 }
 
 /// The count is always written back; the list only when there is room.
 fn msr_list(task: &Task, arg: u64, msrs: &[u32], site: &'static str) -> Result<i64> {
     let list: KvmMsrList = task.get(arg, site)?;
-    task.put(arg, &KvmMsrList { nmsrs: msrs.len() as u32 }, site)?;
+    task.put(
+        arg,
+        &KvmMsrList {
+            nmsrs: msrs.len() as u32,
+        },
+        site,
+    )?;
     if (list.nmsrs as usize) < msrs.len() {
         return fail(Errno::E2BIG, site, "room for fewer MSRs than there are");
     }
@@ -89,7 +110,11 @@ pub(super) fn get_msrs(task: &Task, _host: &Arc<Host>, arg: u64) -> Result<i64> 
 }
 
 pub(super) fn get_mce_cap_supported(task: &Task, _host: &Arc<Host>, arg: u64) -> Result<i64> {
-    task.put(arg, &SUPPORTED_MCE_CAP, "arch/x86/kvm/x86.c kvm_arch_dev_ioctl")?;
+    task.put(
+        arg,
+        &SUPPORTED_MCE_CAP,
+        "arch/x86/kvm/x86.c kvm_arch_dev_ioctl",
+    )?;
     Ok(0)
 }
 

@@ -133,11 +133,17 @@ pub(super) fn find(kind: &Kind, request: u32) -> Option<&'static Entry> {
                 | (Kind::Vcpu(_), Handler::Vcpu(_) | Handler::LoadedVcpu(_))
         )
     };
-    TABLE.iter().filter(fits).find(|entry| entry.request == request)
+    TABLE
+        .iter()
+        .filter(fits)
+        .find(|entry| entry.request == request)
 }
 
 fn handler_of<T>(request: u32, pick: impl Fn(&Handler) -> Option<T>) -> Option<T> {
-    TABLE.iter().filter(|entry| entry.request == request).find_map(|entry| pick(&entry.handler))
+    TABLE
+        .iter()
+        .filter(|entry| entry.request == request)
+        .find_map(|entry| pick(&entry.handler))
 }
 
 pub(super) fn system(request: u32) -> Option<SystemHandler> {
@@ -177,7 +183,11 @@ mod tests {
                 Handler::Vm(_) => Scope::VM,
                 Handler::Vcpu(_) | Handler::LoadedVcpu(_) => Scope::VCPU,
             };
-            assert!(seen.insert((entry.request, scope.bits())), "{} twice", entry.name);
+            assert!(
+                seen.insert((entry.request, scope.bits())),
+                "{} twice",
+                entry.name
+            );
             let of_scope = |i: &&IoctlInfo| i.request == entry.request && i.scope.contains(scope);
             let known = IOCTLS.iter().find(of_scope);
             assert_eq!(known.map(|i| i.name), Some(entry.name));

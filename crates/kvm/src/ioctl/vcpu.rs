@@ -41,7 +41,9 @@ pub(super) fn pre_fault_memory(task: &Task, vcpu: &VcpuRef, arg: u64) -> Result<
 
 pub(super) fn get_mp_state(task: &Task, vcpu: &VcpuRef, arg: u64) -> Result<i64> {
     let _loaded = vcpu.load(task);
-    let state = KvmMpState { mp_state: vcpu.mp_state() };
+    let state = KvmMpState {
+        mp_state: vcpu.mp_state(),
+    };
     task.put(arg, &state, "virt/kvm/kvm_main.c:4600 kvm_vcpu_ioctl")?;
     Ok(0)
 }
@@ -59,7 +61,11 @@ pub(super) fn set_mp_state(task: &Task, vcpu: &VcpuRef, arg: u64) -> Result<i64>
         | KVM_MP_STATE_SIPI_RECEIVED
             if !in_kernel =>
         {
-            return fail(Errno::EINVAL, SITE, "the state needs a local APIC in the kernel");
+            return fail(
+                Errno::EINVAL,
+                SITE,
+                "the state needs a local APIC in the kernel",
+            );
         }
         // SIPI_RECEIVED is kept as INIT_RECEIVED with a SIPI pending.
         KVM_MP_STATE_SIPI_RECEIVED => KVM_MP_STATE_INIT_RECEIVED,
@@ -142,7 +148,11 @@ pub(super) fn setup_mce(task: &Task, vcpu: &VcpuRef, arg: u64) -> Result<i64> {
     let banks = cap & 0xff;
     let known = SUPPORTED_MCE_CAP | 0xff | 0xff_0000;
     if banks == 0 || banks > 32 || cap & !known != 0 {
-        return fail(Errno::EINVAL, SITE, "no bank, too many banks, or an unknown bit");
+        return fail(
+            Errno::EINVAL,
+            SITE,
+            "no bank, too many banks, or an unknown bit",
+        );
     }
     vcpu.state.with(|state| state.mcg_cap = cap);
     Ok(0)
@@ -172,5 +182,9 @@ pub(super) fn set_vapic_addr(task: &Task, vcpu: &VcpuRef, arg: u64) -> Result<i6
 pub(super) fn enable_cap(task: &Task, _vcpu: &VcpuRef, arg: u64) -> Result<i64> {
     const SITE: &str = "arch/x86/kvm/x86.c kvm_vcpu_ioctl_enable_cap";
     let _: KvmEnableCap = task.get(arg, SITE)?;
-    fail(Errno::EINVAL, SITE, "the capability can't be enabled on a vCPU")
+    fail(
+        Errno::EINVAL,
+        SITE,
+        "the capability can't be enabled on a vCPU",
+    )
 }

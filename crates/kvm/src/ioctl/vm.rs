@@ -39,7 +39,11 @@ pub(super) fn set_user_memory_region(task: &Task, kvm: &Vm, arg: u64) -> Result<
     let old: KvmUserspaceMemoryRegion = task.get(arg, SITE)?;
     if old.flags & !(KVM_MEM_LOG_DIRTY_PAGES | KVM_MEM_READONLY) != 0 {
         const SITE: &str = "virt/kvm/kvm_main.c:5256 kvm_vm_ioctl";
-        return fail(Errno::EINVAL, SITE, "a flag that only SET_USER_MEMORY_REGION2 knows");
+        return fail(
+            Errno::EINVAL,
+            SITE,
+            "a flag that only SET_USER_MEMORY_REGION2 knows",
+        );
     }
     let region = KvmUserspaceMemoryRegion2 {
         slot: old.slot,
@@ -96,7 +100,8 @@ pub(super) fn set_tsc_khz(_task: &Task, kvm: &Vm, arg: u64) -> Result<i64> {
         return fail(Errno::EINVAL, SITE, "the VM has vCPUs already");
     }
     let host = (kvm.host.module().platform().native_tsc_hz / 1000) as u32;
-    kvm.arch.with(|arch| arch.default_tsc_khz = if khz == 0 { host } else { khz });
+    kvm.arch
+        .with(|arch| arch.default_tsc_khz = if khz == 0 { host } else { khz });
     Ok(0)
 }
 
@@ -142,7 +147,11 @@ pub(super) fn set_gsi_routing(task: &Task, kvm: &Vm, arg: u64) -> Result<i64> {
 pub(super) fn set_tss_addr(_task: &Task, _kvm: &Vm, arg: u64) -> Result<i64> {
     if arg > u64::from(u32::MAX - 3 * 4096 + 1) {
         const SITE: &str = "arch/x86/kvm/x86.c:3909 kvm_vm_ioctl_set_tss_addr";
-        return fail(Errno::EINVAL, SITE, "the three pages do not lie below 4 GiB");
+        return fail(
+            Errno::EINVAL,
+            SITE,
+            "the three pages do not lie below 4 GiB",
+        );
     }
     Ok(0)
 }
@@ -162,8 +171,15 @@ pub(super) fn set_msr_filter(task: &Task, _kvm: &Vm, arg: u64) -> Result<i64> {
         return fail(Errno::EINVAL, SITE, "an unknown flag is set");
     }
     let ranges = &filter.ranges;
-    if ranges.iter().any(|r| r.nmsrs != 0 && (r.flags & !3 != 0 || r.flags == 0)) {
-        return fail(Errno::EINVAL, SITE, "a range filters neither reads nor writes");
+    if ranges
+        .iter()
+        .any(|r| r.nmsrs != 0 && (r.flags & !3 != 0 || r.flags == 0))
+    {
+        return fail(
+            Errno::EINVAL,
+            SITE,
+            "a range filters neither reads nor writes",
+        );
     }
     if ranges.iter().all(|r| r.nmsrs == 0) && filter.flags & 1 != 0 {
         return fail(Errno::EINVAL, SITE, "all MSRs denied and no range");
@@ -180,7 +196,11 @@ pub(super) fn set_msr_filter(task: &Task, _kvm: &Vm, arg: u64) -> Result<i64> {
 
 /// kvmclock stands still: no clock is read.
 pub(super) fn get_clock(task: &Task, _kvm: &Vm, arg: u64) -> Result<i64> {
-    task.put(arg, &KvmClockData::default(), "arch/x86/kvm/x86.c kvm_vm_ioctl_get_clock")?;
+    task.put(
+        arg,
+        &KvmClockData::default(),
+        "arch/x86/kvm/x86.c kvm_vm_ioctl_get_clock",
+    )?;
     Ok(0)
 }
 
@@ -234,7 +254,11 @@ pub(super) fn signal_msi(task: &Task, kvm: &Vm, arg: u64) -> Result<i64> {
     let msi: [u32; 8] = task.get(arg, SITE)?;
     let in_kernel = kvm.arch.with(|arch| arch.irqchip) != Irqchip::None;
     if !in_kernel || msi[3] != 0 {
-        return fail(Errno::EINVAL, SITE, "there is no irqchip in the kernel, or flags are set");
+        return fail(
+            Errno::EINVAL,
+            SITE,
+            "there is no irqchip in the kernel, or flags are set",
+        );
     }
     Ok(0)
 }

@@ -118,7 +118,14 @@ fn link_table(
     match sept::tdx_sept_map_nonleaf_spte(task, kvm, gfn, table.level(), sept_page, mmu) {
         External::Done => {
             let below = Table::new(table.vm(), table.level() - 1, gfn);
-            table.set_child(index, Child { table: below, sept_page, owner });
+            table.set_child(
+                index,
+                Child {
+                    table: below,
+                    sept_page,
+                    owner,
+                },
+            );
             entry.store(Spte::present(sept_page));
             Ok(())
         }

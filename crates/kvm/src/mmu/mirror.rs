@@ -74,7 +74,13 @@ impl Table {
         let entries = (0..ENTRIES).map(|i| Shared::new(name(i), 0)).collect();
         let children = if level > 1 { ENTRIES } else { 0 };
         let children = (0..children).map(|_| OnceLock::new()).collect();
-        Table { vm, level, base_gfn, entries, children }
+        Table {
+            vm,
+            level,
+            base_gfn,
+            entries,
+            children,
+        }
     }
 
     /// Bits of a frame number below an entry of this level.
@@ -167,7 +173,10 @@ mod tests {
         let table = Table::new(1, 2, 0x4_0000);
         assert_eq!(table.index(0x4_0000 + 512 * 3 + 7), 3);
         assert_eq!(table.gfn_of(3), 0x4_0000 + 1536);
-        assert_eq!(Spte::of(Spte::present(Hpa(0x1234_5000))), Spte::Present(Hpa(0x1234_5000)));
+        assert_eq!(
+            Spte::of(Spte::present(Hpa(0x1234_5000))),
+            Spte::Present(Hpa(0x1234_5000))
+        );
         assert_eq!((Spte::of(0), Spte::of(FROZEN)), (Spte::None, Spte::Frozen));
     }
 
@@ -176,7 +185,14 @@ mod tests {
         let root = Table::new(1, 2, 0);
         let owner = Owner::vm(1);
         let table = Table::new(1, 1, 512 * 5);
-        root.set_child(5, Child { table, sept_page: Hpa(0x1000), owner });
+        root.set_child(
+            5,
+            Child {
+                table,
+                sept_page: Hpa(0x1000),
+                owner,
+            },
+        );
         let mut seen = Vec::new();
         root.for_each_leaf(512 * 5 + 500, u64::MAX, &mut |gfn, _| seen.push(gfn));
         assert_eq!(seen, (3060..3072).collect::<Vec<_>>());

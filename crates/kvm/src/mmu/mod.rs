@@ -17,8 +17,8 @@ use seamlock_sync::{Shared, WriteGuard};
 use crate::locks::cells;
 
 pub(crate) use map::{Leaf, Mapped, kvm_tdp_mmu_map};
-pub(crate) use reload::kvm_mmu_reload;
 pub use mirror::{FROZEN, Spte, Table};
+pub(crate) use reload::kvm_mmu_reload;
 
 /// The mirror page tables of a VM and their invalidation counters.
 #[derive(Debug)]

@@ -21,11 +21,20 @@ pub(crate) fn kvm_mmu_reload(task: &Task, kvm: &Kvm, vcpu: &Vcpu) -> Result<()> 
         kvm.mirror.root_or_alloc(kvm.tdx.ept_levels());
         kvm.tdx.shared_root_or_alloc(kvm)
     };
-    let Some(root) = root else { return fail(Errno::ENOMEM, SITE, "memory is exhausted") };
+    let Some(root) = root else {
+        return fail(Errno::ENOMEM, SITE, "memory is exhausted");
+    };
     vcpu.set_roots();
-    let Some(tdvpr) = vcpu.tdvpr() else { return Ok(()) };
+    let Some(tdvpr) = vcpu.tdvpr() else {
+        return Ok(());
+    };
     let field = FieldId::VP_VMCS_SHARED_EPT_POINTER;
     let status = tdh_vp_wr(kvm.on(task), tdvpr, field, root.0, u64::MAX);
-    kvm.tdx_bug_on(status, Leaf::VP_WR, "tdx.c tdx_load_mmu_pgd: tdh_vp_wr_failed", [root.0, 0, 0]);
+    kvm.tdx_bug_on(
+        status,
+        Leaf::VP_WR,
+        "tdx.c tdx_load_mmu_pgd: tdh_vp_wr_failed",
+        [root.0, 0, 0],
+    );
     Ok(())
 }

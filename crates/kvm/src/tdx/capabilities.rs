@@ -16,7 +16,11 @@ const SETUP_EVENT_NOTIFY_INTERRUPT: u64 = 1 << 1;
 /// ATTRIBUTES bits that KVM and the module allow; 0 when a bit that must be 1 is not among them.
 pub(crate) fn supported_attrs(host: &Host) -> u64 {
     let info = host.sysinfo();
-    restrict(Attributes::SEPT_VE_DISABLE.bits(), info.attributes_fixed0, info.attributes_fixed1)
+    restrict(
+        Attributes::SEPT_VE_DISABLE.bits(),
+        info.attributes_fixed0,
+        info.attributes_fixed1,
+    )
 }
 
 /// XFAM bits that KVM, the processor and the module allow; 0 as for attributes.
@@ -27,7 +31,11 @@ pub(crate) fn supported_xfam(host: &Host) -> u64 {
 }
 
 fn restrict(value: u64, fixed0: u64, fixed1: u64) -> u64 {
-    if value & fixed1 != fixed1 { 0 } else { value & fixed0 }
+    if value & fixed1 != fixed1 {
+        0
+    } else {
+        value & fixed0
+    }
 }
 
 /// `tdx_get_capabilities`.
@@ -36,11 +44,17 @@ pub(super) fn tdx_get_capabilities(task: &Task, kvm: &Kvm, cmd: &KvmTdxCmd) -> R
     if cmd.flags != 0 {
         return fail(Errno::EINVAL, SITE, "flags are not zero");
     }
-    let nent_at = cmd.data.wrapping_add(std::mem::offset_of!(KvmTdxCapabilities, cpuid) as u64);
+    let nent_at = cmd
+        .data
+        .wrapping_add(std::mem::offset_of!(KvmTdxCapabilities, cpuid) as u64);
     let nent: u32 = task.get(nent_at, SITE)?;
     let entries = cpuid_config::entries(&kvm.host);
     if (nent as usize) < entries.len() {
-        return fail(Errno::E2BIG, SITE, "room for fewer CPUID entries than are configurable");
+        return fail(
+            Errno::E2BIG,
+            SITE,
+            "room for fewer CPUID entries than are configurable",
+        );
     }
     let caps = KvmTdxCapabilities {
         supported_attrs: supported_attrs(&kvm.host),
@@ -50,11 +64,18 @@ pub(super) fn tdx_get_capabilities(task: &Task, kvm: &Kvm, cmd: &KvmTdxCmd) -> R
         kernel_tdvmcallinfo_1_r12: 0,
         user_tdvmcallinfo_1_r12: 0,
         reserved: [0; 250],
-        cpuid: KvmCpuid2 { nent: entries.len() as u32, padding: 0 },
+        cpuid: KvmCpuid2 {
+            nent: entries.len() as u32,
+            padding: 0,
+        },
     };
     if caps.supported_attrs == 0 || caps.supported_xfam == 0 {
         const SITE: &str = "tdx.c:193 init_kvm_tdx_caps";
-        return fail(Errno::EIO, SITE, "the module demands attributes or XFAM that KVM lacks");
+        return fail(
+            Errno::EIO,
+            SITE,
+            "the module demands attributes or XFAM that KVM lacks",
+        );
     }
     let mut bytes = caps.as_bytes().to_vec();
     bytes.extend_from_slice(entries.as_bytes());

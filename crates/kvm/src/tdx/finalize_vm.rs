@@ -20,7 +20,11 @@ pub(super) fn tdx_td_finalize(
 ) -> Result<()> {
     const SITE: &str = "tdx.c:2912 tdx_td_finalize";
     let (Some(tdr), Some(_)) = (kvm.tdx.tdr(), kvm.tdx.hkid()) else {
-        return fail(Errno::EINVAL, SITE, "the TD has no HKID: INIT_VM comes first");
+        return fail(
+            Errno::EINVAL,
+            SITE,
+            "the TD has no HKID: INIT_VM comes first",
+        );
     };
     if kvm.tdx.state() == TdState::Runnable {
         return fail(Errno::EINVAL, SITE, "the TD is finalized already");
@@ -37,10 +41,18 @@ pub(super) fn tdx_td_finalize(
 fn finalize_outcome(kvm: &Kvm, status: TdxStatus) -> Result<()> {
     const SITE: &str = "tdx.c:2920 tdx_td_finalize";
     if tdx_operand_busy(status) {
-        return Err(Error::with(Errno::EBUSY, SITE, format!("TDH.MR.FINALIZE: {status}")));
+        return Err(Error::with(
+            Errno::EBUSY,
+            SITE,
+            format!("TDH.MR.FINALIZE: {status}"),
+        ));
     }
     if kvm.tdx_bug_on(status, Leaf::MR_FINALIZE, SITE, [0; 3]) {
-        return Err(Error::with(Errno::EIO, SITE, format!("TDH.MR.FINALIZE: {status}")));
+        return Err(Error::with(
+            Errno::EIO,
+            SITE,
+            format!("TDH.MR.FINALIZE: {status}"),
+        ));
     }
     Ok(())
 }

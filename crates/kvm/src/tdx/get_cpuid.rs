@@ -24,7 +24,11 @@ const EXTENDED: u32 = 0x8000_0000;
 pub(super) fn tdx_vcpu_get_cpuid(task: &Task, vcpu: &VcpuRef, cmd: &KvmTdxCmd) -> Result<()> {
     const SITE: &str = "tdx.c:3105 tdx_vcpu_get_cpuid";
     let mut header: KvmCpuid2 = task.get(cmd.data, SITE)?;
-    let mut found = Found { task, kvm: vcpu.kvm(), entries: Vec::new() };
+    let mut found = Found {
+        task,
+        kvm: vcpu.kvm(),
+        entries: Vec::new(),
+    };
     found.range(0, "leaf 0 is not readable")?;
     found.range(EXTENDED, "leaf 0x80000000 is not readable")?;
     let room = header.nent as usize;
@@ -93,12 +97,20 @@ impl Found<'_> {
         let tdr = self.kvm.tdx.tdr().unwrap_or_default();
         let field = |element| FieldId::cpuid_values(leaf, subleaf, element);
         let rd = |element| tdh_mng_rd(self.kvm.on(self.task), tdr, field(element));
-        let Ok(ebx_eax) = rd(0) else { return Read::Absent };
-        let Ok(edx_ecx) = rd(1) else { return Read::Absent };
+        let Ok(ebx_eax) = rd(0) else {
+            return Read::Absent;
+        };
+        let Ok(edx_ecx) = rd(1) else {
+            return Read::Absent;
+        };
         let mut entry = KvmCpuidEntry2 {
             function: leaf,
             index,
-            flags: if subleaf.is_some() { KVM_CPUID_FLAG_SIGNIFCANT_INDEX } else { 0 },
+            flags: if subleaf.is_some() {
+                KVM_CPUID_FLAG_SIGNIFCANT_INDEX
+            } else {
+                0
+            },
             eax: ebx_eax as u32,
             ebx: (ebx_eax >> 32) as u32,
             ecx: edx_ecx as u32,

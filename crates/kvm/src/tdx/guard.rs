@@ -28,7 +28,10 @@ impl<'a> VmStateGuard<'a> {
     /// # Errors
     /// EBUSY while a vCPU is being created, EINTR when a fatal signal ends the wait for a vCPU.
     pub fn acquire(task: &Task, kvm: &'a Kvm, steps: &[Step]) -> Result<VmStateGuard<'a>> {
-        let mut guard = VmStateGuard { kvm, held: Vec::new() };
+        let mut guard = VmStateGuard {
+            kvm,
+            held: Vec::new(),
+        };
         guard.extend(task, steps)?;
         Ok(guard)
     }

@@ -5,9 +5,7 @@
 //! `mmu_lock` for reading while the page is mapped. MR.EXTEND runs outside of `mmu_lock`.
 
 use seamlock_sync::relax;
-use seamlock_tdx_abi::kvm::{
-    Errno, KVM_TDX_MEASURE_MEMORY_REGION, KvmTdxCmd, KvmTdxInitMemRegion,
-};
+use seamlock_tdx_abi::kvm::{Errno, KVM_TDX_MEASURE_MEMORY_REGION, KvmTdxCmd, KvmTdxInitMemRegion};
 use seamlock_tdx_abi::measure::EXTEND_CHUNK_BYTES;
 use seamlock_tdx_abi::{Gfn, Gpa, Hpa, Leaf as Seam, PAGE_SHIFT, PAGE_SIZE};
 
@@ -33,7 +31,11 @@ pub(super) fn tdx_vcpu_init_mem_region(
     const SITE: &str = "tdx.c:3264 tdx_vcpu_init_mem_region";
     let kvm = vcpu.kvm();
     if vcpu.td_state() != VcpuTdState::Initialized {
-        return fail(Errno::EINVAL, SITE, "the vCPU is not initialized: INIT_VCPU comes first");
+        return fail(
+            Errno::EINVAL,
+            SITE,
+            "the vCPU is not initialized: INIT_VCPU comes first",
+        );
     }
     if kvm.tdx.state() == TdState::Runnable {
         return fail(Errno::EINVAL, SITE, "the TD is finalized");
@@ -48,7 +50,14 @@ pub(super) fn tdx_vcpu_init_mem_region(
         return fail(Errno::ENOMEM, SITE, "memory is exhausted");
     };
     let measure = cmd.flags & KVM_TDX_MEASURE_MEMORY_REGION != 0;
-    let load = Load { task, kvm, vcpu, guard, source, measure };
+    let load = Load {
+        task,
+        kvm,
+        vcpu,
+        guard,
+        source,
+        measure,
+    };
     let result = load.region(&mut region);
     kvm.host.free_page(owner, source);
     task.put(cmd.data, &region, "tdx.c:3323 tdx_vcpu_init_mem_region")?;
@@ -62,7 +71,11 @@ fn check_region(kvm: &Kvm, region: &KvmTdxInitMemRegion) -> Result<()> {
     let end = region.gpa.wrapping_add(bytes);
     let zero_source = region.source_addr == 0 && kvm.discipline.source_zero_refused;
     if !region.source_addr.is_multiple_of(PAGE_SIZE) || zero_source {
-        return fail(Errno::EINVAL, SITE, "source_addr is zero or not page aligned");
+        return fail(
+            Errno::EINVAL,
+            SITE,
+            "source_addr is zero or not page aligned",
+        );
     }
     if !region.gpa.is_multiple_of(PAGE_SIZE) {
         return fail(Errno::EINVAL, SITE, "gpa is not page aligned");
@@ -95,7 +108,9 @@ impl Load<'_> {
             }
             let gfn = Gpa(region.gpa).gfn();
             let pin = || self.pin(region.source_addr);
-            populate_page(self.task, self.kvm, gfn, pin, |page| self.post_populate(page))?;
+            populate_page(self.task, self.kvm, gfn, pin, |page| {
+                self.post_populate(page)
+            })?;
             region.source_addr = region.source_addr.wrapping_add(PAGE_SIZE);
             region.gpa = region.gpa.wrapping_add(PAGE_SIZE);
             region.nr_pages -= 1;
@@ -111,7 +126,8 @@ impl Load<'_> {
         let Some(frame) = self.kvm.host.memory().frame_mut(self.source) else {
             return fail(Errno::ENOMEM, SITE, "the bounce page is not in memory");
         };
-        self.task.pin_page(source_addr, SITE, &mut |bytes| frame.write_words(0, bytes))
+        self.task
+            .pin_page(source_addr, SITE, &mut |bytes| frame.write_words(0, bytes))
     }
 
     /// `tdx_gmem_post_populate`.
@@ -126,7 +142,11 @@ impl Load<'_> {
         let result = self.map_private_pfn(page);
         kvm.tdx.page_add_src.store(0);
         result?;
-        if self.measure { self.extend(page.gfn) } else { Ok(()) }
+        if self.measure {
+            self.extend(page.gfn)
+        } else {
+            Ok(())
+        }
     }
 
     /// `kvm_tdp_mmu_map_private_pfn`.
@@ -134,7 +154,10 @@ impl Load<'_> {
         const SITE: &str = "arch/x86/kvm/mmu/mmu.c:5226 kvm_tdp_mmu_map_private_pfn";
         let (task, kvm) = (self.task, self.kvm);
         crate::mmu::kvm_mmu_reload(task, kvm, self.vcpu)?;
-        let leaf = Leaf { gfn: page.gfn.0, page: page.page };
+        let leaf = Leaf {
+            gfn: page.gfn.0,
+            page: page.page,
+        };
         loop {
             if task.signal_pending() {
                 return fail(Errno::EINTR, SITE, "a signal is pending");

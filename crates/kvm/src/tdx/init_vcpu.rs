@@ -40,7 +40,11 @@ pub(super) fn tdx_vcpu_init(
         return fail(Errno::EINVAL, SITE, "the vCPU is initialized already");
     }
     if !vcpu.set_x2apic_base(kvm) {
-        return fail(Errno::EINVAL, SITE, "the vCPU's CPUID lacks x2APIC: SET_CPUID2 comes first");
+        return fail(
+            Errno::EINVAL,
+            SITE,
+            "the vCPU's CPUID lacks x2APIC: SET_CPUID2 comes first",
+        );
     }
     create_vp(task, kvm, vcpu, cmd.data)?;
     write_vmcs(task, kvm, vcpu);
@@ -62,7 +66,10 @@ fn create_vp(task: &Task, kvm: &Kvm, vcpu: &Vcpu, rcx: u64) -> Result<()> {
         free_pages(kvm, owner, &pages);
         return fail(Errno::EIO, SITE, "TDH.VP.CREATE failed");
     }
-    vcpu.set_td_pages(TdPages { tdvpr: Some(tdvpr), tdcx: Vec::new() });
+    vcpu.set_td_pages(TdPages {
+        tdvpr: Some(tdvpr),
+        tdcx: Vec::new(),
+    });
     for (i, page) in tdcx.iter().enumerate() {
         let status = tdh_vp_addcx(kvm.on(task), tdvpr, *page);
         if kvm.tdx_bug_on(status, Leaf::VP_ADDCX, SITE, [0; 3]) {
@@ -115,10 +122,18 @@ fn write_vmcs(task: &Task, kvm: &Kvm, vcpu: &Vcpu) {
         kvm.tdx_bug_on(status, Leaf::VP_WR, SITE, [field.0, value, mask]);
     };
     let (notify, window, bus_lock) = kvm.arch.with(|arch| {
-        (arch.notify_vmexit & 1 != 0, arch.notify_vmexit >> 32, arch.bus_lock_detection)
+        (
+            arch.notify_vmexit & 1 != 0,
+            arch.notify_vmexit >> 32,
+            arch.bus_lock_detection,
+        )
     });
     write(FieldId::VP_VMCS_POSTED_INTR_NV, POSTED_INTR_VECTOR, 0xffff);
-    write(FieldId::VP_VMCS_POSTED_INTR_DESC_ADDR, vcpu.pi_desc(), u64::MAX);
+    write(
+        FieldId::VP_VMCS_POSTED_INTR_DESC_ADDR,
+        vcpu.pi_desc(),
+        u64::MAX,
+    );
     let pin_based = FieldId::VP_VMCS_PIN_BASED_VM_EXEC_CONTROL;
     write(pin_based, PIN_BASED_POSTED_INTR, PIN_BASED_POSTED_INTR);
     let secondary = FieldId::VP_VMCS_PROC_BASED_VM_EXEC_CONTROL2;

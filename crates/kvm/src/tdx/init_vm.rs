@@ -59,7 +59,11 @@ fn copy_in(task: &Task, data: u64) -> Result<(KvmTdxInitVm, Vec<KvmCpuidEntry2>)
     let nent_at = data.wrapping_add(std::mem::offset_of!(KvmTdxInitVm, cpuid) as u64);
     let nent: u32 = task.get(nent_at, SITE)?;
     if nent > KVM_MAX_CPUID_ENTRIES {
-        return fail(Errno::E2BIG, SITE, "more than KVM_MAX_CPUID_ENTRIES entries");
+        return fail(
+            Errno::E2BIG,
+            SITE,
+            "more than KVM_MAX_CPUID_ENTRIES entries",
+        );
     }
     let mut cpuid = vec![KvmCpuidEntry2::new_zeroed(); nent as usize];
     let init: KvmTdxInitVm = task.get(data, SITE)?;
@@ -69,7 +73,11 @@ fn copy_in(task: &Task, data: u64) -> Result<(KvmTdxInitVm, Vec<KvmCpuidEntry2>)
         return fail(Errno::EINVAL, SITE, "reserved fields are not zero");
     }
     if init.cpuid.padding != 0 || init.cpuid.nent != nent {
-        return fail(Errno::EINVAL, SITE, "cpuid.padding is not zero, or cpuid.nent changed");
+        return fail(
+            Errno::EINVAL,
+            SITE,
+            "cpuid.padding is not zero, or cpuid.nent changed",
+        );
     }
     Ok((init, cpuid))
 }
@@ -91,7 +99,11 @@ fn create_td(task: &Task, kvm: &Kvm, params: &TdParams, hw_error: &mut u64) -> R
         release::free_hkid(kvm);
         return fail(Errno::ENOMEM, SITE, "memory is exhausted");
     };
-    let Pages { tdr, tdcs, td_params } = pages;
+    let Pages {
+        tdr,
+        tdcs,
+        td_params,
+    } = pages;
     if let Err(error) = assign_key(task, kvm, tdr) {
         return Err(match error {
             KeyError::NotCreated(error) => {
@@ -109,7 +121,9 @@ fn create_td(task: &Task, kvm: &Kvm, params: &TdParams, hw_error: &mut u64) -> R
             }
         });
     }
-    kvm.tdx.tdcs_pages.with(|pages| *pages = tdcs.iter().copied().map(Some).collect());
+    kvm.tdx
+        .tdcs_pages
+        .with(|pages| *pages = tdcs.iter().copied().map(Some).collect());
     let result = add_and_init(task, kvm, tdr, &tdcs, (params, td_params), hw_error);
     kvm.host.free_page(kvm.owner(), td_params);
     result.map_err(|(error, added)| {
@@ -138,7 +152,11 @@ fn alloc_pages(kvm: &Kvm) -> Option<Pages> {
     }
     let td_params = pages.pop()?;
     let tdr = pages.remove(0);
-    Some(Pages { tdr, tdcs: pages, td_params })
+    Some(Pages {
+        tdr,
+        tdcs: pages,
+        td_params,
+    })
 }
 
 fn free_all(kvm: &Kvm, pages: &[Hpa]) {
@@ -164,9 +182,19 @@ fn assign_key(task: &Task, kvm: &Kvm, tdr: Hpa) -> Result<(), KeyError> {
     };
     create(task, kvm, tdr).map_err(KeyError::NotCreated)?;
     for cpu in packages {
-        let status = tdh_mng_key_config(On { host: &kvm.host, cpu }, tdr);
-        if kvm.tdx_bug_on(status, Leaf::MNG_KEY_CONFIG, "tdx.c:612 tdx_do_tdh_mng_key_config", [0; 3])
-        {
+        let status = tdh_mng_key_config(
+            On {
+                host: &kvm.host,
+                cpu,
+            },
+            tdr,
+        );
+        if kvm.tdx_bug_on(
+            status,
+            Leaf::MNG_KEY_CONFIG,
+            "tdx.c:612 tdx_do_tdh_mng_key_config",
+            [0; 3],
+        ) {
             let reason = "TDH.MNG.KEY.CONFIG failed";
             return Err(KeyError::Created(Error::new(Errno::EIO, SITE, reason)));
         }
@@ -182,7 +210,9 @@ fn first_cpu_of_packages(
     let packages = kvm.host.module().platform().packages;
     let cpus = kvm.host.cpus();
     let first = |package| {
-        cpus.iter().find(|c| c.package == package && online.contains(&c.id)).map(|c| c.id)
+        cpus.iter()
+            .find(|c| c.package == package && online.contains(&c.id))
+            .map(|c| c.id)
     };
     (0..packages).map(first).collect()
 }
@@ -217,7 +247,11 @@ fn mng_outcome(
     } else {
         kvm.tdx_warn_on(status, leaf, site, [rcx, 0, 0]);
     }
-    Err(Error::with(Errno::EIO, site, format!("{leaf} failed with {status}")))
+    Err(Error::with(
+        Errno::EIO,
+        site,
+        format!("{leaf} failed with {status}"),
+    ))
 }
 
 /// TDH.MNG.ADDCX for each page, and TDH.MNG.INIT. An error says how many pages were added.

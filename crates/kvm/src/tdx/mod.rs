@@ -37,9 +37,17 @@ pub(crate) use vm_ioctl::tdx_vm_ioctl;
 pub(crate) fn tdx_get_cmd(task: &Task, argp: u64, discipline: &Discipline) -> Result<KvmTdxCmd> {
     const SITE: &str = "tdx.c:2934 tdx_get_cmd";
     let mut cmd = KvmTdxCmd::default();
-    task.get_bytes(argp, &mut cmd.as_mut_bytes()[..discipline.commands.cmd_bytes], SITE)?;
+    task.get_bytes(
+        argp,
+        &mut cmd.as_mut_bytes()[..discipline.commands.cmd_bytes],
+        SITE,
+    )?;
     if cmd.hw_error != 0 {
-        return fail(Errno::EINVAL, "tdx.c:2941 tdx_get_cmd", "hw_error is not zero on input");
+        return fail(
+            Errno::EINVAL,
+            "tdx.c:2941 tdx_get_cmd",
+            "hw_error is not zero on input",
+        );
     }
     Ok(cmd)
 }

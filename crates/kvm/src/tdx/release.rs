@@ -29,7 +29,9 @@ pub(crate) fn free_hkid(kvm: &Kvm) {
 /// when a step fails.
 pub(crate) fn tdx_mmu_release_hkid(task: &Task, kvm: &Kvm) {
     const SITE: &str = "tdx.c:478 tdx_mmu_release_hkid";
-    let (Some(tdr), Some(_)) = (kvm.tdx.tdr(), kvm.tdx.hkid()) else { return };
+    let (Some(tdr), Some(_)) = (kvm.tdx.tdr(), kvm.tdx.hkid()) else {
+        return;
+    };
     let online = kvm.host.cpus_lock.read();
     for vcpu in kvm.vcpus() {
         vcpu.flush_on_cpu(kvm);
@@ -56,7 +58,10 @@ pub(crate) fn tdx_mmu_release_hkid(task: &Task, kvm: &Kvm) {
 
 /// `smp_func_do_phymem_cache_wb`: goes on after interrupts until it is done.
 fn write_back_package(kvm: &Kvm, cpu: u32) {
-    let on = On { host: &kvm.host, cpu };
+    let on = On {
+        host: &kvm.host,
+        cpu,
+    };
     let mut status = TdxStatus::SUCCESS;
     for _ in 0..CACHE_WB_RETRIES {
         status = tdh_phymem_cache_wb(on, status != TdxStatus::SUCCESS);
@@ -68,13 +73,23 @@ fn write_back_package(kvm: &Kvm, cpu: u32) {
         // Another thread has done it.
         status = TdxStatus::SUCCESS;
     }
-    kvm.tdx_warn_on(status, Leaf::PHYMEM_CACHE_WB, "tdx.c:441 smp_func_do_phymem_cache_wb", [0; 3]);
+    kvm.tdx_warn_on(
+        status,
+        Leaf::PHYMEM_CACHE_WB,
+        "tdx.c:441 smp_func_do_phymem_cache_wb",
+        [0; 3],
+    );
 }
 
 /// `__tdx_reclaim_page`: whether the page is the host's again. One that is not is lost.
 pub(crate) fn tdx_reclaim_page(task: &Task, kvm: &Kvm, page: Hpa) -> bool {
     let (status, operands) = tdh_phymem_page_reclaim(kvm.on(task), page);
-    !kvm.tdx_warn_on(status, Leaf::PHYMEM_PAGE_RECLAIM, "tdx.c:326 __tdx_reclaim_page", operands)
+    !kvm.tdx_warn_on(
+        status,
+        Leaf::PHYMEM_PAGE_RECLAIM,
+        "tdx.c:326 __tdx_reclaim_page",
+        operands,
+    )
 }
 
 /// `tdx_reclaim_control_page`.

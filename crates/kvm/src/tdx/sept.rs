@@ -84,7 +84,11 @@ pub(crate) fn tdx_sept_map_leaf_spte(
     _mmu: &ReadGuard<()>,
 ) -> External {
     let Some(tdr) = kvm.tdx.tdr() else {
-        kvm.bug_on(true, "tdx.c:1718 tdx_sept_map_leaf_spte", "the TD has no TDR");
+        kvm.bug_on(
+            true,
+            "tdx.c:1718 tdx_sept_map_leaf_spte",
+            "the TD has no TDR",
+        );
         return External::Failed(kvm.mmu_lock.name());
     };
     let on = kvm.on_this_cpu(task);
@@ -99,8 +103,11 @@ pub(crate) fn tdx_sept_map_leaf_spte(
 fn tdx_mem_page_add(kvm: &Kvm, on: On, tdr: Hpa, leaf: Leaf) -> External {
     const SITE: &str = "tdx.c:1658 tdx_mem_page_add";
     let source = kvm.tdx.page_add_src.load();
-    if kvm.bug_on(kvm.pre_fault_allowed.load(), SITE, "pre-faulting is allowed already")
-        || kvm.bug_on(source == 0, SITE, "there is no source page")
+    if kvm.bug_on(
+        kvm.pre_fault_allowed.load(),
+        SITE,
+        "pre-faulting is allowed already",
+    ) || kvm.bug_on(source == 0, SITE, "there is no source page")
     {
         return External::Failed(kvm.mmu_lock.name());
     }

@@ -137,12 +137,18 @@ impl KvmTdx {
 
     /// Levels of the TD's EPT.
     pub fn ept_levels(&self) -> u8 {
-        if self.gfn_direct_bits() == 1 << (51 - PAGE_SHIFT) { 5 } else { 4 }
+        if self.gfn_direct_bits() == 1 << (51 - PAGE_SHIFT) {
+            5
+        } else {
+            4
+        }
     }
 
     /// The root of the shared EPT, which all vCPUs have in common; None when memory is exhausted.
     pub(crate) fn shared_root_or_alloc(&self, kvm: &Kvm) -> Option<Hpa> {
-        *self.shared_root.get_or_init(|| kvm.host.alloc_page(kvm.owner()))
+        *self
+            .shared_root
+            .get_or_init(|| kvm.host.alloc_page(kvm.owner()))
     }
 
     /// The root of the shared EPT if a vCPU has loaded one.

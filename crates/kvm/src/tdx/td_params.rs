@@ -13,11 +13,7 @@ use crate::vm::Kvm;
 ///
 /// # Errors
 /// EBUSY when a vCPU exists; EINVAL for attributes, XFAM or CPUID that can't be had.
-pub(super) fn setup(
-    kvm: &Kvm,
-    init: &KvmTdxInitVm,
-    cpuid: &[KvmCpuidEntry2],
-) -> Result<TdParams> {
+pub(super) fn setup(kvm: &Kvm, init: &KvmTdxInitVm, cpuid: &[KvmCpuidEntry2]) -> Result<TdParams> {
     const SITE: &str = "tdx.c:2443 setup_tdparams";
     if kvm.created_vcpus.load() != 0 {
         return fail(Errno::EBUSY, SITE, "the VM has vCPUs already");
@@ -38,18 +34,22 @@ pub(super) fn setup(
     params.tsc_frequency = (tsc_khz / 25_000) as u16;
     set_eptp_controls(kvm, cpuid, &mut params)?;
     set_cpuid(kvm, cpuid, &mut params)?;
-    params.mrconfigid.copy_from_slice(init.mrconfigid.as_bytes());
+    params
+        .mrconfigid
+        .copy_from_slice(init.mrconfigid.as_bytes());
     params.mrowner.copy_from_slice(init.mrowner.as_bytes());
-    params.mrownerconfig.copy_from_slice(init.mrownerconfig.as_bytes());
+    params
+        .mrownerconfig
+        .copy_from_slice(init.mrownerconfig.as_bytes());
     Ok(params)
 }
 
 /// `kvm_find_cpuid_entry2`.
 fn find(cpuid: &[KvmCpuidEntry2], function: u32, index: u32) -> Option<&KvmCpuidEntry2> {
     let significant = seamlock_tdx_abi::kvm::KVM_CPUID_FLAG_SIGNIFCANT_INDEX;
-    cpuid.iter().find(|e| {
-        e.function == function && (e.flags & significant == 0 || e.index == index)
-    })
+    cpuid
+        .iter()
+        .find(|e| e.function == function && (e.flags & significant == 0 || e.index == index))
 }
 
 /// The GPA width comes in CPUID 0x80000008 EAX 23:16: 48 or, with a 5-level EPT, 52.
@@ -65,7 +65,13 @@ fn set_eptp_controls(kvm: &Kvm, cpuid: &[KvmCpuidEntry2], params: &mut TdParams)
             params.config_flags |= ConfigFlags::GPAW.bits();
         }
         52 => return fail(Errno::EINVAL, SITE, "the platform lacks 5-level EPT"),
-        _ => return fail(Errno::EINVAL, SITE, "guest physical address bits are not 48 or 52"),
+        _ => {
+            return fail(
+                Errno::EINVAL,
+                SITE,
+                "guest physical address bits are not 48 or 52",
+            );
+        }
     }
     Ok(())
 }
@@ -76,12 +82,16 @@ fn set_cpuid(kvm: &Kvm, cpuid: &[KvmCpuidEntry2], params: &mut TdParams) -> Resu
     let mut copied = 0;
     for (i, config) in kvm.host.sysinfo().cpuid_config.iter().enumerate() {
         let wanted = cpuid_config::entry(config);
-        let Some(entry) = find(cpuid, wanted.function, wanted.index) else { continue };
+        let Some(entry) = find(cpuid, wanted.function, wanted.index) else {
+            continue;
+        };
         if cpuid_config::is_unsupported(entry) {
             return fail(Errno::EINVAL, SITE, "TSX and WAITPKG are not supported");
         }
         copied += 1;
-        let Some(value) = params.cpuid_config.get_mut(i) else { continue };
+        let Some(value) = params.cpuid_config.get_mut(i) else {
+            continue;
+        };
         let (mut eax, ebx, ecx, edx) = (entry.eax, entry.ebx, entry.ecx, entry.edx);
         if wanted.function == ADDRESS_SIZES {
             eax = cpuid_config::set_guest_phys_addr_bits(eax, 0);
@@ -89,7 +99,11 @@ fn set_cpuid(kvm: &Kvm, cpuid: &[KvmCpuidEntry2], params: &mut TdParams) -> Resu
         *value = CpuidValue { eax, ebx, ecx, edx };
     }
     if copied != cpuid.len() {
-        return fail(Errno::EINVAL, "tdx.c:2430", "a CPUID entry is not configurable");
+        return fail(
+            Errno::EINVAL,
+            "tdx.c:2430",
+            "a CPUID entry is not configurable",
+        );
     }
     Ok(())
 }

@@ -22,7 +22,11 @@ use crate::vm::Kvm;
 /// `!is_hkid_assigned(kvm_tdx) || kvm_tdx->state == TD_STATE_RUNNABLE`.
 fn check_building(kvm: &Kvm, site: &'static str) -> Result<()> {
     if kvm.tdx.hkid().is_none() {
-        return fail(Errno::EINVAL, site, "the TD has no HKID: INIT_VM comes first");
+        return fail(
+            Errno::EINVAL,
+            site,
+            "the TD has no HKID: INIT_VM comes first",
+        );
     }
     if kvm.tdx.state() == TdState::Runnable {
         return fail(Errno::EINVAL, site, "the TD is finalized");
@@ -102,5 +106,9 @@ fn command(task: &Task, vcpu: &VcpuRef, cmd: &KvmTdxCmd, guard: &mut VmStateGuar
 }
 
 fn unknown() -> Error {
-    Error::new(Errno::EINVAL, "tdx.c:3387 tdx_vcpu_ioctl", "no such command for a vCPU")
+    Error::new(
+        Errno::EINVAL,
+        "tdx.c:3387 tdx_vcpu_ioctl",
+        "no such command for a vCPU",
+    )
 }

@@ -129,7 +129,11 @@ fn build(task: &Task, kvm: &Arc<Kvm>, id: u32) -> Result<VcpuRef> {
     let vcpu = kvm.vcpu_ref(born_at);
     let (irqchip, bsp) = kvm.arch.with(|arch| (arch.irqchip, arch.bsp_vcpu_id));
     let runnable = irqchip == Irqchip::None || id == bsp;
-    vcpu.set_mp_state(if runnable { KVM_MP_STATE_RUNNABLE } else { KVM_MP_STATE_UNINITIALIZED });
+    vcpu.set_mp_state(if runnable {
+        KVM_MP_STATE_RUNNABLE
+    } else {
+        KVM_MP_STATE_UNINITIALIZED
+    });
     if kvm.is_td() {
         tdx_vcpu_create(kvm, &vcpu)?;
     }
@@ -143,7 +147,11 @@ fn build(task: &Task, kvm: &Arc<Kvm>, id: u32) -> Result<VcpuRef> {
 fn tdx_vcpu_create(kvm: &Kvm, vcpu: &Vcpu) -> Result<()> {
     const SITE: &str = "tdx.c:673 tdx_vcpu_create";
     if kvm.tdx.state() != TdState::Initialized {
-        return fail(Errno::EIO, SITE, "the TD is not initialized, or finalized already");
+        return fail(
+            Errno::EIO,
+            SITE,
+            "the TD is not initialized, or finalized already",
+        );
     }
     if kvm.arch.with(|arch| arch.irqchip) != Irqchip::Split {
         return fail(Errno::EINVAL, SITE, "a TD needs KVM_CAP_SPLIT_IRQCHIP");

@@ -66,7 +66,10 @@ fn tdx_vcpu_load(kvm: &Kvm, vcpu: &Vcpu, cpu: u32) {
 
 impl Vcpu {
     pub(crate) fn listed(&self) -> Listed {
-        Listed { vm: self.vm, index: self.born_at }
+        Listed {
+            vm: self.vm,
+            index: self.born_at,
+        }
     }
 
     /// `tdx_flush_vp_on_cpu`: an IPI to the CPU that the vCPU was loaded on last.
@@ -74,12 +77,19 @@ impl Vcpu {
         let cpu = self.cpu.load();
         let Ok(cpu) = u32::try_from(cpu) else { return };
         let status = self.tdx_flush_vp(kvm, cpu);
-        kvm.tdx_bug_on(status, Leaf::VP_FLUSH, "tdx.c:406 tdx_flush_vp_on_cpu", [0; 3]);
+        kvm.tdx_bug_on(
+            status,
+            Leaf::VP_FLUSH,
+            "tdx.c:406 tdx_flush_vp_on_cpu",
+            [0; 3],
+        );
     }
 
     /// `tdx_flush_vp`, in IPI context on `cpu`.
     pub(crate) fn tdx_flush_vp(&self, kvm: &Kvm, cpu: u32) -> TdxStatus {
-        let Some(there) = kvm.host.cpus().get(cpu as usize) else { return TdxStatus::SUCCESS };
+        let Some(there) = kvm.host.cpus().get(cpu as usize) else {
+            return TdxStatus::SUCCESS;
+        };
         let irqs = there.irqs_off();
         if self.cpu.load() != i64::from(cpu) {
             // Migration raced with the CPU going offline.
@@ -98,7 +108,13 @@ impl Vcpu {
             return TdxStatus::SUCCESS;
         }
         let tdvpr = self.tdvpr().unwrap_or_default();
-        match tdh_vp_flush(On { host: &kvm.host, cpu }, tdvpr) {
+        match tdh_vp_flush(
+            On {
+                host: &kvm.host,
+                cpu,
+            },
+            tdvpr,
+        ) {
             TdxStatus::VCPU_NOT_ASSOCIATED => TdxStatus::SUCCESS,
             status => status,
         }
@@ -107,6 +123,8 @@ impl Vcpu {
     /// Waits until the vCPU has been seen outside of the guest (`KVM_REQUEST_WAIT`).
     pub(crate) fn wait_outside_guest_mode(&self, _task: &Task) {
         // IPIs are acknowledged whatever happens, so this is not killable.
-        let _ = self.wait.wait_until(|| self.mode.load() == Mode::Outside, || false);
+        let _ = self
+            .wait
+            .wait_until(|| self.mode.load() == Mode::Outside, || false);
     }
 }

@@ -47,7 +47,11 @@ impl Word for VcpuTdState {
         self as u64
     }
     fn from_word(word: u64) -> VcpuTdState {
-        if word == 0 { VcpuTdState::Uninitialized } else { VcpuTdState::Initialized }
+        if word == 0 {
+            VcpuTdState::Uninitialized
+        } else {
+            VcpuTdState::Initialized
+        }
     }
 }
 
@@ -230,7 +234,10 @@ impl Vcpu {
         const X2APIC: u64 = 3 << 10;
         const BSP: u64 = 1 << 8;
         let has_x2apic = self.state.with(|state| {
-            state.cpuid.iter().any(|e| e.function == 1 && e.ecx & 1 << 21 != 0)
+            state
+                .cpuid
+                .iter()
+                .any(|e| e.function == 1 && e.ecx & 1 << 21 != 0)
         });
         if !has_x2apic {
             return false;
@@ -275,7 +282,9 @@ impl VcpuRef {
     pub fn vcpu(&self) -> &Vcpu {
         match self.kvm.born.get(self.born_at) {
             Some(vcpu) => vcpu,
-            None => unreachable!("a handle is made from a vCPU that is there, and none is taken out"),
+            None => {
+                unreachable!("a handle is made from a vCPU that is there, and none is taken out")
+            }
         }
     }
 }

@@ -62,7 +62,11 @@ fn wait_for_init(task: &Task, vcpu: &Vcpu, wants_to_run: bool) -> Result<i64> {
         set_exit_reason(vcpu, KVM_EXIT_INTR);
         return fail(Errno::EINTR, SITE, "a signal is pending");
     }
-    fail(Errno::EAGAIN, SITE, "the vCPU was not initialized when it was to run")
+    fail(
+        Errno::EAGAIN,
+        SITE,
+        "the vCPU was not initialized when it was to run",
+    )
 }
 
 /// `kvm_x86_vcpu_pre_run`.
@@ -71,7 +75,11 @@ fn pre_run(kvm: &Kvm, vcpu: &Vcpu) -> Result<()> {
     if kvm.is_td()
         && (vcpu.td_state() != VcpuTdState::Initialized || kvm.tdx.state() != TdState::Runnable)
     {
-        return fail(Errno::EINVAL, SITE, "the vCPU is not initialized or the TD not finalized");
+        return fail(
+            Errno::EINVAL,
+            SITE,
+            "the vCPU is not initialized or the TD not finalized",
+        );
     }
     if !kvm.is_td() {
         const SITE: &str = "seamlock: only TDs have guest code";
@@ -187,7 +195,11 @@ pub(crate) fn kvm_vcpu_pre_fault_memory(
     }
     let aligned = range.gpa.is_multiple_of(PAGE_SIZE) && range.size.is_multiple_of(PAGE_SIZE);
     if !aligned || range.gpa.wrapping_add(range.size) <= range.gpa {
-        return fail(Errno::EINVAL, SITE, "the range is not page aligned, empty or wraps");
+        return fail(
+            Errno::EINVAL,
+            SITE,
+            "the range is not page aligned, empty or wraps",
+        );
     }
     let _loaded = vcpu.load(task);
     let _srcu = vcpu.kvm().srcu.read();
@@ -244,7 +256,11 @@ fn kvm_tdp_page_prefault(task: &Task, kvm: &Kvm, vcpu: &Vcpu, gpa: Gpa) -> Resul
         return fail(Errno::ENOENT, SITE, "no memslot is at this address");
     };
     if slot.invalid {
-        return Err(Error::new(Errno::EAGAIN, SITE, "the memslot is being deleted or moved"));
+        return Err(Error::new(
+            Errno::EAGAIN,
+            SITE,
+            "the memslot is being deleted or moved",
+        ));
     }
     if !kvm.attributes.is_private(gfn) || !kvm.is_td() {
         return Ok(Mapped::Fixed);
@@ -254,5 +270,11 @@ fn kvm_tdp_page_prefault(task: &Task, kvm: &Kvm, vcpu: &Vcpu, gpa: Gpa) -> Resul
     if kvm.mirror.is_stale(seq) {
         return Ok(Mapped::Retry(kvm.mmu_lock.name()));
     }
-    Ok(mmu::kvm_tdp_mmu_map(task, kvm, vcpu, Leaf { gfn: gfn.0, page }, &mmu))
+    Ok(mmu::kvm_tdp_mmu_map(
+        task,
+        kvm,
+        vcpu,
+        Leaf { gfn: gfn.0, page },
+        &mmu,
+    ))
 }

@@ -27,7 +27,10 @@ pub struct Attributes {
 
 impl Attributes {
     pub(super) fn new(vm: u64) -> Attributes {
-        Attributes { version: Shared::new(MEM_ATTR_ARRAY.at(vm), 0), private: Private::default() }
+        Attributes {
+            version: Shared::new(MEM_ATTR_ARRAY.at(vm), 0),
+            private: Private::default(),
+        }
     }
 
     /// `kvm_mem_is_private`.
@@ -35,7 +38,10 @@ impl Attributes {
     pub fn is_private(&self, gfn: Gfn) -> bool {
         self.version.load();
         self.private.with(|ranges| {
-            ranges.range(..=gfn.0).next_back().is_some_and(|(_, end)| gfn.0 < *end)
+            ranges
+                .range(..=gfn.0)
+                .next_back()
+                .is_some_and(|(_, end)| gfn.0 < *end)
         })
     }
 
@@ -53,7 +59,8 @@ impl Attributes {
     }
 
     fn set(&self, start: u64, end: u64, private: bool) {
-        self.private.with(|ranges| cut_and_fill(ranges, start, end, private));
+        self.private
+            .with(|ranges| cut_and_fill(ranges, start, end, private));
         self.version.fetch_add(1);
     }
 }
@@ -97,12 +104,20 @@ pub(crate) fn set_memory_attributes(
     kvm: &Kvm,
     attrs: &KvmMemoryAttributes,
 ) -> Result<()> {
-    let supported = if kvm.has_private_mem() { KVM_MEMORY_ATTRIBUTE_PRIVATE } else { 0 };
+    let supported = if kvm.has_private_mem() {
+        KVM_MEMORY_ATTRIBUTE_PRIVATE
+    } else {
+        0
+    };
     if attrs.flags != 0 {
         return fail(Errno::EINVAL, SITE, "flags are not zero");
     }
     if attrs.attributes & !supported != 0 {
-        return fail(Errno::EINVAL, SITE, "an attribute is not supported by this VM type");
+        return fail(
+            Errno::EINVAL,
+            SITE,
+            "an attribute is not supported by this VM type",
+        );
     }
     if attrs.size == 0 || attrs.address.checked_add(attrs.size).is_none() {
         return fail(Errno::EINVAL, SITE, "the range is empty or wraps");
@@ -144,12 +159,22 @@ mod tests {
         let attributes = Attributes::new(1);
         let mut model = [false; 64];
         for &(start, end, private) in steps {
-            let uniform = model[start as usize..end as usize].iter().all(|p| *p == private);
-            assert_eq!(attributes.is_uniform(start, end, private), uniform, "{steps:?}");
+            let uniform = model[start as usize..end as usize]
+                .iter()
+                .all(|p| *p == private);
+            assert_eq!(
+                attributes.is_uniform(start, end, private),
+                uniform,
+                "{steps:?}"
+            );
             attributes.set(start, end, private);
             model[start as usize..end as usize].fill(private);
             for (gfn, expected) in model.iter().enumerate() {
-                assert_eq!(attributes.is_private(Gfn(gfn as u64)), *expected, "{gfn} {steps:?}");
+                assert_eq!(
+                    attributes.is_private(Gfn(gfn as u64)),
+                    *expected,
+                    "{gfn} {steps:?}"
+                );
             }
             let ranges: Vec<_> = attributes.private.with(|r| r.clone().into_iter().collect());
             assert!(ranges.windows(2).all(|w| w[0].1 < w[1].0), "{ranges:?}");
@@ -158,13 +183,26 @@ mod tests {
 
     #[test]
     fn ranges_behave_as_one_flag_per_frame() {
-        model_check(&[(0, 8, true), (8, 16, true), (4, 12, false), (6, 7, true), (0, 64, true)]);
-        model_check(&[(10, 20, true), (30, 40, true), (15, 35, false), (0, 64, false)]);
+        model_check(&[
+            (0, 8, true),
+            (8, 16, true),
+            (4, 12, false),
+            (6, 7, true),
+            (0, 64, true),
+        ]);
+        model_check(&[
+            (10, 20, true),
+            (30, 40, true),
+            (15, 35, false),
+            (0, 64, false),
+        ]);
         let mut seed = 7u64;
         for _ in 0..300 {
             let mut steps = Vec::new();
             for _ in 0..12 {
-                seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+                seed = seed
+                    .wrapping_mul(6364136223846793005)
+                    .wrapping_add(1442695040888963407);
                 let (a, b) = ((seed >> 33) % 64, (seed >> 43) % 64);
                 steps.push((a.min(b), a.max(b) + 1, seed >> 60 & 1 == 0));
             }

@@ -5,9 +5,7 @@
 
 use std::sync::Arc;
 
-use seamlock_tdx_abi::kvm::{
-    Errno, KVM_X86_DEFAULT_VM, KVM_X86_SW_PROTECTED_VM, KVM_X86_TDX_VM,
-};
+use seamlock_tdx_abi::kvm::{Errno, KVM_X86_DEFAULT_VM, KVM_X86_SW_PROTECTED_VM, KVM_X86_TDX_VM};
 
 use super::Kvm;
 use crate::error::{Error, Result, fail};
@@ -34,10 +32,16 @@ pub fn create_vm(task: &Task, host: &Arc<Host>, vm_type: u64) -> Result<i64> {
         let _cpus = host.cpus_lock.read();
         *usage += 1;
     }
-    host.kvm_lock.lock().insert(kvm.number, Arc::downgrade(&kvm));
+    host.kvm_lock
+        .lock()
+        .insert(kvm.number, Arc::downgrade(&kvm));
     let file = File::new(Kind::Vm(kvm.clone()));
     task.files().install(&file).map(i64::from).map_err(|errno| {
         kvm.put(task);
-        Error::new(errno, "virt/kvm/kvm_main.c:5532 kvm_dev_ioctl_create_vm", "no free descriptor")
+        Error::new(
+            errno,
+            "virt/kvm/kvm_main.c:5532 kvm_dev_ioctl_create_vm",
+            "no free descriptor",
+        )
     })
 }

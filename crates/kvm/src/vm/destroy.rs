@@ -102,7 +102,11 @@ fn free_vcpu(task: &Task, kvm: &Kvm, vcpu: &Vcpu) {
     }
     if vcpu.cpu() != -1 {
         let initialized = vcpu.td_state() == VcpuTdState::Initialized;
-        kvm.bug_on(initialized, SITE, "an initialized vCPU is freed while it is on a CPU");
+        kvm.bug_on(
+            initialized,
+            SITE,
+            "an initialized vCPU is freed while it is on a CPU",
+        );
         vcpu.flush_on_cpu(kvm);
         return;
     }
@@ -124,11 +128,18 @@ fn free_vcpu(task: &Task, kvm: &Kvm, vcpu: &Vcpu) {
 fn kvm_mmu_uninit_vm(task: &Task, kvm: &Kvm) {
     let pages = {
         let _mmu = kvm.mmu_lock.write();
-        kvm.mirror.root().map(|root| root.sept_pages()).unwrap_or_default()
+        kvm.mirror
+            .root()
+            .map(|root| root.sept_pages())
+            .unwrap_or_default()
     };
     const SITE: &str = "tdx.c:1885 tdx_sept_free_private_spt";
     for (owner, page) in pages {
-        if kvm.bug_on(kvm.tdx.hkid().is_some(), SITE, "a table is freed with the HKID assigned") {
+        if kvm.bug_on(
+            kvm.tdx.hkid().is_some(),
+            SITE,
+            "a table is freed with the HKID assigned",
+        ) {
             continue;
         }
         if release::tdx_reclaim_control_page(task, kvm, owner, page) {

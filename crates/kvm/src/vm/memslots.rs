@@ -74,12 +74,18 @@ impl Slot {
     /// The slot as others see it while it is being deleted or moved.
     pub(super) fn invalidated(&self) -> Slot {
         let gmem_file = Private::new(self.gmem_file.with(|file| file.clone()));
-        Slot { invalid: true, gmem_file, ..*self }
+        Slot {
+            invalid: true,
+            gmem_file,
+            ..*self
+        }
     }
 
     /// `kvm_gmem_get_file`: the file with a reference, unless it is being closed.
     pub(crate) fn gmem(&self) -> Option<Arc<File>> {
-        let file = self.gmem_file.with(|file| file.as_ref().and_then(Weak::upgrade));
+        let file = self
+            .gmem_file
+            .with(|file| file.as_ref().and_then(Weak::upgrade));
         file.filter(|file| file.get())
     }
 }
@@ -100,7 +106,10 @@ pub struct Memslots {
 
 impl Memslots {
     pub(super) fn new(vm: u64) -> Memslots {
-        Memslots { generation: Shared::new(cells::MEMSLOTS.at(vm), 0), set: Private::default() }
+        Memslots {
+            generation: Shared::new(cells::MEMSLOTS.at(vm), 0),
+            set: Private::default(),
+        }
     }
 
     /// `gfn_to_memslot` in address space 0.
@@ -182,7 +191,10 @@ mod tests {
         slots.replace(None, Some(slot(0, 0, 16)));
         slots.replace(None, Some(slot(1, 32, 16)));
         let of = |gfn| slots.of_gfn(Gfn(gfn)).map(|s| s.id);
-        assert_eq!((of(0), of(15), of(16), of(31), of(32)), (Some(0), Some(0), None, None, Some(1)));
+        assert_eq!(
+            (of(0), of(15), of(16), of(31), of(32)),
+            (Some(0), Some(0), None, None, Some(1))
+        );
         assert_eq!(slots.in_range(0, 15, 33).len(), 2);
         assert_eq!(slots.in_range(0, 16, 32).len(), 0);
         let old = slots.of_id(0, 1);

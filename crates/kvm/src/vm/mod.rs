@@ -40,11 +40,11 @@ use crate::tdx::seamcall::On;
 use crate::vcpu::{REQ_VM_DEAD, Vcpu, VcpuRef};
 
 pub use attributes::Attributes;
-pub use create::{SUPPORTED_VM_TYPES, create_vm};
 pub(crate) use attributes::set_memory_attributes;
-pub(crate) use set_memory_region::set_memory_region;
+pub use create::{SUPPORTED_VM_TYPES, create_vm};
 pub use destroy::{Reclaimed, Teardown};
 pub use memslots::{Change, Memslots, Slot};
+pub(crate) use set_memory_region::set_memory_region;
 pub use srcu::{Srcu, SrcuReader};
 
 /// `KVM_MAX_VCPUS` of a distribution's kernel.
@@ -204,7 +204,10 @@ impl Kvm {
     /// Where a SEAMCALL of `task` is made while it can't be preempted (`mmu_lock` is a spinlock).
     #[inline]
     pub(crate) fn on_this_cpu<'a>(&'a self, task: &Task) -> On<'a> {
-        On { host: &self.host, cpu: task.cpu() }
+        On {
+            host: &self.host,
+            cpu: task.cpu(),
+        }
     }
 
     /// `kvm_for_each_vcpu`: the vCPUs that are online, by index.
@@ -278,7 +281,11 @@ impl Arch {
         let td = vm_type == KVM_X86_TDX_VM;
         Arch {
             irqchip: Irqchip::None,
-            max_vcpus: if td { KVM_MAX_VCPUS.min(present) } else { KVM_MAX_VCPUS },
+            max_vcpus: if td {
+                KVM_MAX_VCPUS.min(present)
+            } else {
+                KVM_MAX_VCPUS
+            },
             max_vcpu_ids: 0,
             bsp_vcpu_id: 0,
             default_tsc_khz: (host.module().platform().native_tsc_hz / 1000) as u32,

@@ -40,9 +40,20 @@ pub(crate) fn set_memory_region(
     check_flags(kvm, mem)?;
     check_ranges(kvm, mem)?;
     let old = kvm.memslots.of_id(mem.slot >> 16, mem.slot & 0xffff);
-    let Some((change, new)) = decide(task, kvm, mem, old.as_ref())? else { return Ok(()) };
-    let result = set_memslot(task, kvm, old.as_ref(), new.as_ref().map(|n| &n.slot), change);
-    if let Some(New { file: Some(file), .. }) = &new {
+    let Some((change, new)) = decide(task, kvm, mem, old.as_ref())? else {
+        return Ok(());
+    };
+    let result = set_memslot(
+        task,
+        kvm,
+        old.as_ref(),
+        new.as_ref().map(|n| &n.slot),
+        change,
+    );
+    if let Some(New {
+        file: Some(file), ..
+    }) = &new
+    {
         // The file pins the VM, not the other way round.
         file.put(task);
     }
@@ -59,7 +70,11 @@ fn check_flags(kvm: &Kvm, mem: &KvmUserspaceMemoryRegion2) -> Result<()> {
         valid |= KVM_MEM_READONLY;
     }
     if mem.flags & !valid != 0 {
-        return fail(Errno::EINVAL, SITE, "a flag is unknown or not allowed for this VM and slot");
+        return fail(
+            Errno::EINVAL,
+            SITE,
+            "a flag is unknown or not allowed for this VM and slot",
+        );
     }
     Ok(())
 }
@@ -69,16 +84,28 @@ fn check_ranges(kvm: &Kvm, mem: &KvmUserspaceMemoryRegion2) -> Result<()> {
     let aligned = |v: u64| v.is_multiple_of(PAGE_SIZE);
     let size = mem.memory_size;
     if !aligned(size) || !aligned(mem.guest_phys_addr) {
-        return fail(Errno::EINVAL, SITE, "size or guest address is not page aligned");
+        return fail(
+            Errno::EINVAL,
+            SITE,
+            "size or guest address is not page aligned",
+        );
     }
     let user_end = mem.userspace_addr.checked_add(size);
     if !aligned(mem.userspace_addr) || user_end.is_none_or(|end| end > TASK_SIZE_MAX) {
-        return fail(Errno::EINVAL, SITE, "user address is not page aligned or not a user address");
+        return fail(
+            Errno::EINVAL,
+            SITE,
+            "user address is not page aligned or not a user address",
+        );
     }
     let offset = mem.guest_memfd_offset;
     let gmem = mem.flags & KVM_MEM_GUEST_MEMFD != 0;
     if gmem && (!aligned(offset) || offset.checked_add(size).is_none()) {
-        return fail(Errno::EINVAL, SITE, "guest_memfd offset is not page aligned or wraps");
+        return fail(
+            Errno::EINVAL,
+            SITE,
+            "guest_memfd offset is not page aligned or wraps",
+        );
     }
     let address_spaces = if kvm.has_private_mem() { 1 } else { 2 };
     if mem.slot >> 16 >= address_spaces {
@@ -123,9 +150,15 @@ fn decide(
     };
     if matches!(change, Change::Create | Change::Move) {
         let id = mem.slot & 0xffff;
-        let overlap = kvm.memslots.in_range(mem.slot >> 16, base_gfn, base_gfn + npages);
+        let overlap = kvm
+            .memslots
+            .in_range(mem.slot >> 16, base_gfn, base_gfn + npages);
         if overlap.iter().any(|slot| slot.id != id) {
-            return fail(Errno::EEXIST, "virt/kvm/kvm_main.c:2119", "overlaps another slot");
+            return fail(
+                Errno::EEXIST,
+                "virt/kvm/kvm_main.c:2119",
+                "overlaps another slot",
+            );
         }
     }
     let mut new = Slot {
@@ -146,20 +179,34 @@ fn decide(
         new.gmem_file = Private::new(Some(Arc::downgrade(&backing)));
         file = Some(backing);
     }
-    Ok(Some((change, Some(New { slot: Arc::new(new), file }))))
+    Ok(Some((
+        change,
+        Some(New {
+            slot: Arc::new(new),
+            file,
+        }),
+    )))
 }
 
 fn modification(mem: &KvmUserspaceMemoryRegion2, old: &Slot) -> Result<Option<Change>> {
     const SITE: &str = "virt/kvm/kvm_main.c:2104 kvm_set_memory_region";
     if mem.flags & KVM_MEM_GUEST_MEMFD != 0 {
-        return fail(Errno::EINVAL, SITE, "a slot with guest_memfd can only be deleted");
+        return fail(
+            Errno::EINVAL,
+            SITE,
+            "a slot with guest_memfd can only be deleted",
+        );
     }
     let fixed = KVM_MEM_READONLY | KVM_MEM_GUEST_MEMFD;
     if mem.userspace_addr != old.userspace_addr
         || mem.memory_size / PAGE_SIZE != old.npages
         || (mem.flags ^ old.flags) & fixed != 0
     {
-        return fail(Errno::EINVAL, SITE, "user address, size or kind of an existing slot differ");
+        return fail(
+            Errno::EINVAL,
+            SITE,
+            "user address, size or kind of an existing slot differ",
+        );
     }
     if mem.guest_phys_addr / PAGE_SIZE != old.base_gfn {
         Ok(Some(Change::Move))
@@ -213,13 +260,23 @@ fn set_memslot(
 /// `kvm_arch_prepare_memory_region`.
 fn prepare(kvm: &Kvm, new: Option<&Arc<Slot>>, change: Change) -> Result<()> {
     const SITE: &str = "arch/x86/kvm/x86.c:10216 kvm_arch_prepare_memory_region";
-    let (Change::Create | Change::Move, Some(new)) = (change, new) else { return Ok(()) };
+    let (Change::Create | Change::Move, Some(new)) = (change, new) else {
+        return Ok(());
+    };
     let last = new.end_gfn() - 1;
     if last > kvm.max_gfn() {
-        return fail(Errno::EINVAL, SITE, "the slot ends beyond the host's MAXPHYADDR");
+        return fail(
+            Errno::EINVAL,
+            SITE,
+            "the slot ends beyond the host's MAXPHYADDR",
+        );
     }
     if kvm.tdx.is_shared_gfn(last) {
-        return fail(Errno::EINVAL, SITE, "the slot ends in the shared half of the GPA space");
+        return fail(
+            Errno::EINVAL,
+            SITE,
+            "the slot ends in the shared half of the GPA space",
+        );
     }
     Ok(())
 }

@@ -43,7 +43,11 @@ impl Srcu {
         let _section = Section::enter(self.name);
         let phase = (self.phase.load() & 1) as usize;
         self.readers[phase].fetch_add(1);
-        SrcuReader { srcu: self, phase, _section }
+        SrcuReader {
+            srcu: self,
+            phase,
+            _section,
+        }
     }
 
     /// `synchronize_srcu`: waits until every section that was entered before has been left. Two turns,
@@ -53,7 +57,9 @@ impl Srcu {
         for _ in 0..2 {
             let old = (self.phase.fetch_add(1) & 1) as usize;
             // Not killable, so it ends only when the readers are gone.
-            let _ = self.drained.wait_until(|| self.readers[old].load() == 0, || false);
+            let _ = self
+                .drained
+                .wait_until(|| self.readers[old].load() == 0, || false);
         }
     }
 }

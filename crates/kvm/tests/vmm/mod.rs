@@ -47,8 +47,15 @@ pub type Reply = Result<i64, Errno>;
 impl Vmm {
     pub fn on(host: Arc<Host>, process: Process) -> Vmm {
         use seamlock_kvm::task::Files;
-        let kvm = process.install(&File::open_kvm(&host)).expect("a free descriptor");
-        Vmm { host, process, control: Control::on(0), kvm }
+        let kvm = process
+            .install(&File::open_kvm(&host))
+            .expect("a free descriptor");
+        Vmm {
+            host,
+            process,
+            control: Control::on(0),
+            kvm,
+        }
     }
 
     /// `ioctl(2)`, with the full error.
@@ -58,7 +65,8 @@ impl Vmm {
 
     /// `ioctl(2)`.
     pub fn ioctl(&self, fd: i32, request: u32, arg: u64) -> Reply {
-        self.try_ioctl(fd, request, arg).map_err(|error| error.errno)
+        self.try_ioctl(fd, request, arg)
+            .map_err(|error| error.errno)
     }
 
     /// `ioctl(2)` whose argument is a structure in user memory; it is read back.
@@ -70,7 +78,10 @@ impl Vmm {
     ) -> Reply {
         let at = self.process.map_copy(value.as_bytes());
         let reply = self.ioctl(fd, request, at);
-        let back = self.process.read_vec(at, size_of::<T>()).expect("mapped above");
+        let back = self
+            .process
+            .read_vec(at, size_of::<T>())
+            .expect("mapped above");
         *value = T::read_from_bytes(&back).expect("as long as it was");
         self.process.unmap(at);
         reply
@@ -78,13 +89,23 @@ impl Vmm {
 
     /// KVM_MEMORY_ENCRYPT_OP; the command is read back.
     pub fn tdx(&self, fd: i32, id: TdxCmdId, flags: u32, data: u64) -> (Reply, KvmTdxCmd) {
-        let mut cmd = KvmTdxCmd { id: id.0, flags, data, hw_error: 0 };
+        let mut cmd = KvmTdxCmd {
+            id: id.0,
+            flags,
+            data,
+            hw_error: 0,
+        };
         let reply = self.ioctl_with(fd, KVM_MEMORY_ENCRYPT_OP, &mut cmd);
         (reply, cmd)
     }
 
     pub fn enable_cap(&self, fd: i32, cap: u32, arg: u64) -> Reply {
-        let mut cap = KvmEnableCap { cap, flags: 0, args: [arg, 0, 0, 0], pad: [0; 64] };
+        let mut cap = KvmEnableCap {
+            cap,
+            flags: 0,
+            args: [arg, 0, 0, 0],
+            pad: [0; 64],
+        };
         self.ioctl_with(fd, KVM_ENABLE_CAP, &mut cap)
     }
 
@@ -94,15 +115,24 @@ impl Vmm {
 
     /// A VM of type TDX with a split irqchip.
     pub fn create_td(&self) -> Td {
-        let vm = self.ioctl(self.kvm, KVM_CREATE_VM, KVM_X86_TDX_VM).expect("a VM") as i32;
-        self.enable_cap(vm, KVM_CAP_SPLIT_IRQCHIP, 24).expect("a split irqchip");
-        Td { vm, ..Td::default() }
+        let vm = self
+            .ioctl(self.kvm, KVM_CREATE_VM, KVM_X86_TDX_VM)
+            .expect("a VM") as i32;
+        self.enable_cap(vm, KVM_CAP_SPLIT_IRQCHIP, 24)
+            .expect("a split irqchip");
+        Td {
+            vm,
+            ..Td::default()
+        }
     }
 
     /// User memory with a valid `kvm_tdx_init_vm` of one CPUID entry.
     pub fn init_vm_data(&self, edit: impl FnOnce(&mut KvmTdxInitVm, &mut KvmCpuidEntry2)) -> u64 {
         let mut init = KvmTdxInitVm::new_zeroed();
-        let mut entry = KvmCpuidEntry2 { function: 0x8000_0008, ..KvmCpuidEntry2::default() };
+        let mut entry = KvmCpuidEntry2 {
+            function: 0x8000_0008,
+            ..KvmCpuidEntry2::default()
+        };
         init.attributes = 1 << 28;
         init.xfam = 3;
         init.cpuid.nent = 1;
@@ -126,8 +156,15 @@ impl Vmm {
 
     /// CPUID with x2APIC, which KVM_TDX_INIT_VCPU needs.
     pub fn set_cpuid(&self, vcpu: i32) -> Reply {
-        let header = KvmCpuid2 { nent: 1, padding: 0 };
-        let entry = KvmCpuidEntry2 { function: 1, ecx: 1 << 21, ..KvmCpuidEntry2::default() };
+        let header = KvmCpuid2 {
+            nent: 1,
+            padding: 0,
+        };
+        let entry = KvmCpuidEntry2 {
+            function: 1,
+            ecx: 1 << 21,
+            ..KvmCpuidEntry2::default()
+        };
         let mut bytes = header.as_bytes().to_vec();
         bytes.extend_from_slice(entry.as_bytes());
         let at = self.process.map_copy(&bytes);
@@ -139,7 +176,10 @@ impl Vmm {
     }
 
     pub fn gmem(&self, vm: i32, size: u64) -> Reply {
-        let mut args = KvmCreateGuestMemfd { size, ..KvmCreateGuestMemfd::default() };
+        let mut args = KvmCreateGuestMemfd {
+            size,
+            ..KvmCreateGuestMemfd::default()
+        };
         self.ioctl_with(vm, KVM_CREATE_GUEST_MEMFD, &mut args)
     }
 
@@ -147,7 +187,8 @@ impl Vmm {
     pub fn add_memory(&self, td: &mut Td) {
         td.gmem = self.gmem(td.vm, MEMORY).expect("a guest_memfd") as i32;
         self.slot(td, 0, 0, MEMORY).expect("a slot");
-        self.attributes(td.vm, 0, MEMORY, KVM_MEMORY_ATTRIBUTE_PRIVATE).expect("private");
+        self.attributes(td.vm, 0, MEMORY, KVM_MEMORY_ATTRIBUTE_PRIVATE)
+            .expect("private");
     }
 
     pub fn slot(&self, td: &Td, slot: u32, gpa: u64, size: u64) -> Reply {
@@ -164,15 +205,24 @@ impl Vmm {
     }
 
     pub fn attributes(&self, vm: i32, address: u64, size: u64, attributes: u64) -> Reply {
-        let mut attrs = KvmMemoryAttributes { address, size, attributes, flags: 0 };
+        let mut attrs = KvmMemoryAttributes {
+            address,
+            size,
+            attributes,
+            flags: 0,
+        };
         self.ioctl_with(vm, KVM_SET_MEMORY_ATTRIBUTES, &mut attrs)
     }
 
     /// KVM_TDX_INIT_MEM_REGION; the region is read back.
     pub fn load(&self, vcpu: i32, region: &mut KvmTdxInitMemRegion, measure: bool) -> Reply {
         let at = self.process.map_copy(region.as_bytes());
-        let (reply, _) =
-            self.tdx(vcpu, TdxCmdId::KVM_TDX_INIT_MEM_REGION, u32::from(measure), at);
+        let (reply, _) = self.tdx(
+            vcpu,
+            TdxCmdId::KVM_TDX_INIT_MEM_REGION,
+            u32::from(measure),
+            at,
+        );
         let back = self.process.read_vec(at, 24).expect("mapped above");
         *region = KvmTdxInitMemRegion::read_from_bytes(&back).expect("24 bytes");
         self.process.unmap(at);
@@ -198,7 +248,12 @@ impl Vmm {
 
     /// Closes all of a TD's descriptors.
     pub fn drop_td(&self, td: &Td) {
-        for fd in td.vcpus.iter().chain([&td.gmem, &td.vm]).filter(|fd| **fd != 0) {
+        for fd in td
+            .vcpus
+            .iter()
+            .chain([&td.gmem, &td.vm])
+            .filter(|fd| **fd != 0)
+        {
             self.close(*fd);
         }
     }
