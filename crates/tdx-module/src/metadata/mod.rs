@@ -11,6 +11,7 @@
 
 mod field;
 mod l2_vmcs_fields;
+mod list;
 mod next;
 mod sys;
 mod sys_fields;
@@ -28,8 +29,9 @@ use seamlock_tdx_abi::status::TdxStatus;
 pub(crate) use field::Accessor;
 pub use field::{Field, Rights};
 pub use l2_vmcs_fields::L2_VMCS;
+pub(crate) use list::list_sys;
 pub(crate) use next::next;
-pub(crate) use sys::read_sys;
+pub(crate) use sys::{MAX_CMRS, read_sys};
 pub use sys_fields::SYS;
 pub(crate) use td::{read_td, write_td};
 pub use td_fields::TD;

@@ -37,6 +37,12 @@ pub(crate) fn next(scope: Scope, id: FieldId, accessor: Accessor) -> FieldId {
     FieldId::NULL
 }
 
+/// Like [`next`], but past all elements of the field that starts at `id`.
+pub(super) fn next_field(scope: Scope, id: FieldId, accessor: Accessor) -> FieldId {
+    let elements = scope.find(id).map_or(1, |row| u32::from(row.elements));
+    next(scope, id.element(elements - 1), accessor)
+}
+
 /// A row in the order of a scope.
 #[derive(Clone, Copy)]
 struct Place {

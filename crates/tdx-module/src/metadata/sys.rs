@@ -18,8 +18,8 @@ use crate::vp::{MIN_TDVPS_PAGES, TDVPS_PAGES_PER_L2_VM};
 const VERSION: [u64; 3] = [1, 5, 6];
 /// Intel, as PCI knows it.
 const VENDOR: u64 = 0x8086;
-/// The date of the sources that this module was made after, as a number: year, month, day.
-const BUILD_DATE: u64 = 20_240_407;
+/// Build date (year, month, day) and number of Intel's release 1.5.06, as Linux hosts log them.
+const BUILD: (u64, u64) = (20_240_407, 744);
 /// Entries of the list of convertible memory ranges; those beyond the last range are zero.
 pub(crate) const MAX_CMRS: usize = 32;
 /// Migration streams of a TD.
@@ -32,11 +32,8 @@ const SERVTD_ATTR_FIXED0: u64 = 0x07ff_0000_0001;
 /// GPA attributes that an L1 VMM can give an L2 VM.
 const L2_GPA_ATTR_MASK: u64 = 0x807f;
 
-/// TDX_FEATURES0: migration, TD preserving, service TDs, VP.RD/WR by the guest, relaxed memory
-/// concurrency, CPUID virtualisation control, partitioning, local attestation, TD entry enhancements,
-/// host-priority locks, IA32_ARCH_CAPABILITIES configuration, pending EPT violations v2, FMS
-/// configuration, NO_RBP_MOD, L2 TLB invalidation, topology enumeration, and those of 1.5.06: reduced
-/// #VE, EPF and CPUID extensions.
+/// TDX_FEATURES0 of module 1.5.06. Those that Linux looks at are 18, NO_RBP_MOD, and 20, topology
+/// enumeration.
 const TDX_FEATURES0: u64 = bits(&[
     0, 1, 2, 3, 4, 5, 7, 8, 9, 10, 11, 16, 17, 18, 19, 20, 25, 26, 27, 29,
 ]);
@@ -71,7 +68,8 @@ fn value(m: &Module, row: &Field, id: FieldId) -> u64 {
         (0, 0) => platform.packages.into(),
         (0, _) if n < platform.packages as usize => platform.cpuid(1, 0)[0].into(),
         (8, 0) => VENDOR,
-        (8, 1) => BUILD_DATE,
+        (8, 1) => BUILD.0,
+        (8, 2) => BUILD.1,
         (8, 3) => VERSION[1],
         (8, 4) => VERSION[0],
         (8, 5) => VERSION[2],
@@ -100,7 +98,7 @@ fn value(m: &Module, row: &Field, id: FieldId) -> u64 {
         (34, 1) => 1,
         (34, 3) => 3,
         (34, 5) => 7,
-        // Build number, internal version, attributes, migration versions, masks of bits that must be 1.
+        // Internal version, attributes, migration versions, masks of bits that must be 1.
         _ => 0,
     }
 }

@@ -34,13 +34,16 @@ mod phymem_page_rdmd;
 mod phymem_page_reclaim;
 mod phymem_page_wbinvd;
 mod sys_config;
+mod sys_info;
 mod sys_init;
 mod sys_key_config;
 mod sys_lp_init;
 mod sys_lp_shutdown;
 mod sys_rd;
+mod sys_rdall;
 mod sys_shutdown;
 mod sys_tdmr_init;
+mod sys_update;
 mod vp_addcx;
 mod vp_create;
 pub(crate) mod vp_enter;
@@ -99,13 +102,16 @@ leaves! {
     PHYMEM_PAGE_RECLAIM => phymem_page_reclaim,
     PHYMEM_PAGE_WBINVD => phymem_page_wbinvd,
     SYS_CONFIG => sys_config,
+    SYS_INFO => sys_info,
     SYS_INIT => sys_init,
     SYS_KEY_CONFIG => sys_key_config,
     SYS_LP_INIT => sys_lp_init,
     SYS_LP_SHUTDOWN => sys_lp_shutdown,
     SYS_RD => sys_rd,
+    SYS_RDALL => sys_rdall,
     SYS_SHUTDOWN => sys_shutdown,
     SYS_TDMR_INIT => sys_tdmr_init,
+    SYS_UPDATE => sys_update,
     VP_ADDCX => vp_addcx,
     VP_CREATE => vp_create,
     VP_ENTER => vp_enter,
