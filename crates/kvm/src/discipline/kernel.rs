@@ -2,7 +2,9 @@
 
 use seamlock_tdx_abi::kvm::TdxCmdId;
 
-use super::{Commands, CreateVcpu, Discipline, Kind, Outcomes, Population, Step, Unlocked};
+use super::{
+    Commands, CreateVcpu, Discipline, Kind, Outcomes, Population, SevInFlight, Step, Unlocked,
+};
 
 /// `tdx_acquire_vm_state_locks` of v7.3: the check for a creation in flight sits in
 /// `kvm_lock_all_vcpus`, and `slots_lock` comes last.
@@ -44,4 +46,5 @@ pub static V7_3: Discipline = Discipline {
     vp_init_under_mmu_lock: true,
     vcpu_free_disassociates: true,
     source_zero_refused: true,
+    sev_in_flight: SevInFlight::ByLockAllVcpus,
 };

@@ -88,6 +88,18 @@ pub enum Population {
     Premap,
 }
 
+/// How SEV intra-host migration meets a vCPU that is being created on either VM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SevInFlight {
+    /// It does not look: before ecf371f8b02d.
+    Ignored,
+    /// `sev_check_source_vcpus` compares `created_vcpus` and `online_vcpus` of both VMs:
+    /// ecf371f8b02d, to v7.2.
+    Tested,
+    /// `kvm_lock_all_vcpus` refuses: v7.3.
+    ByLockAllVcpus,
+}
+
 /// What a failed SEAMCALL leads to, where generations differ.
 #[derive(Clone, Copy, Debug)]
 pub struct Outcomes {
@@ -124,6 +136,8 @@ pub struct Discipline {
     pub vcpu_free_disassociates: bool,
     /// A source address of 0 is refused up front.
     pub source_zero_refused: bool,
+    /// What SEV intra-host migration does about vCPUs that are being created.
+    pub sev_in_flight: SevInFlight,
 }
 
 /// Every discipline, the default first.
