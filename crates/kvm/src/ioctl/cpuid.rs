@@ -33,6 +33,9 @@ fn supported(host: &Host) -> Vec<KvmCpuidEntry2> {
     for entry in entries.iter_mut().filter(|e| e.function == 1) {
         entry.ecx |= EMULATED_1_ECX;
     }
+    for entry in entries.iter_mut().filter(|e| e.function == 0x8000_0008) {
+        entry.eax = entry.eax & 0xffff | guest_physical_bits(host, entry.eax & 0xff) << 16;
+    }
     let text = |bytes: &[u8; 4]| u32::from_le_bytes(*bytes);
     entries.push(KvmCpuidEntry2 {
         function: 0x4000_0000,
@@ -49,6 +52,16 @@ fn supported(host: &Host) -> Vec<KvmCpuidEntry2> {
     });
     entries.sort_by_key(|e| (e.function, e.index));
     entries
+}
+
+/// How wide an address the guest can use: as wide as the processor's, but EPT of 4 levels ends at 48.
+/// KVM says so from the processor's own width (cpuid.c:1790).
+fn guest_physical_bits(host: &Host, physical_bits: u32) -> u32 {
+    if host.module().platform().ept_5_level {
+        physical_bits
+    } else {
+        physical_bits.min(48)
+    }
 }
 
 fn entry(e: &seamlock_tdx_module::platform::CpuidEntry) -> KvmCpuidEntry2 {
