@@ -31,6 +31,8 @@ const TOP_LEAF_LEVEL: u8 = 2;
 pub(crate) enum Reach {
     /// Reads; a shared address is an error.
     ReadPrivate,
+    /// Writes; a shared address is an error.
+    WritePrivate,
     /// Reads.
     Read,
     /// Writes, and reads.
@@ -42,7 +44,7 @@ impl Reach {
     const fn rights(self) -> u64 {
         match self {
             Reach::ReadPrivate | Reach::Read => 1,
-            Reach::Write => 3,
+            Reach::Write | Reach::WritePrivate => 3,
         }
     }
 }
@@ -72,7 +74,7 @@ impl Inside<'_> {
         }
         if self.td.is_private_gpa(gpa) {
             self.private_pa(gpa, reach)
-        } else if reach == Reach::ReadPrivate {
+        } else if matches!(reach, Reach::ReadPrivate | Reach::WritePrivate) {
             Err(invalid(operand).into())
         } else {
             self.shared_pa(gpa, reach)

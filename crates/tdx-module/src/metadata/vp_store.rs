@@ -19,6 +19,7 @@ mod class {
     pub(super) const XBUFF: u8 = 18;
     pub(super) const MSRS: u8 = 19;
     pub(super) const MANAGEMENT: u8 = 32;
+    pub(super) const CPUID_CONTROL: u8 = 33;
     pub(super) const FAULT_LOG: u8 = 34;
 }
 
@@ -53,6 +54,7 @@ pub(super) fn read(access: &VpAccess<'_>, row: &Field, id: FieldId) -> u64 {
             class::GPRS => guest.gprs[code as usize & 0xf],
             class::STATE => state(guest, code),
             class::MSRS => msr(guest, id),
+            class::CPUID_CONTROL => guest.cpuid_control.get(n).copied().unwrap_or(0).into(),
             class::FAULT_LOG => guest.steps.suspects().get(n).copied().unwrap_or(u64::MAX),
             _ => kept(guest, id),
         }),
@@ -80,6 +82,11 @@ pub(super) fn write(
     }
     access.vp.guest.with(|guest| match (class, code) {
         (class::GPRS, code) => guest.gprs[code as usize & 0xf] = new,
+        (class::CPUID_CONTROL, 0) => {
+            if let Some(control) = guest.cpuid_control.get_mut(id.code() as usize) {
+                *control = new as u8;
+            }
+        }
         (class::STATE, 0..=3) => guest.cpu.dr[code as usize] = new,
         (class::STATE, 6) => guest.cpu.dr6 = new,
         (class::STATE, 0x28) => guest.cpu.cr2 = new,

@@ -17,6 +17,7 @@ use seamlock_tdx_abi::status::TdxStatus;
 use crate::Module;
 use crate::call::invalid;
 use crate::guest::{Exception, GuestAfter};
+use crate::metadata::{Accessor, VpAccess};
 use crate::td_exit::{AsyncExit, Inside};
 
 mod attributes;
@@ -25,11 +26,18 @@ mod mem_page_attr_rd;
 mod mem_page_attr_wr;
 mod mr_report;
 mod mr_rtmr_extend;
+mod mr_verifyreport;
+mod sys_rd;
+mod sys_rdall;
 mod violation;
+mod vm_rd;
+mod vm_wr;
 mod vp_cpuidve_set;
 mod vp_info;
+mod vp_rd;
 mod vp_veinfo_get;
 mod vp_vmcall;
+mod vp_wr;
 
 /// A TDCALL under way.
 #[derive(Debug)]
@@ -40,6 +48,18 @@ pub(crate) struct GuestCall<'m, 'r> {
     pub(crate) version: u8,
     /// The guest's registers: operands on the way in, results on the way out.
     pub(crate) r: &'r mut Regs,
+}
+
+impl<'m> GuestCall<'m, '_> {
+    /// The vCPU's metadata, as the guest accesses it.
+    pub(crate) fn vp_access(&self) -> VpAccess<'m> {
+        VpAccess {
+            m: self.at.m,
+            td: self.at.td,
+            vp: self.at.vp,
+            accessor: Accessor::Guest,
+        }
+    }
 }
 
 /// Why a guest call does not simply succeed.
@@ -88,10 +108,17 @@ leaves! {
     MEM_PAGE_ATTR_WR => mem_page_attr_wr::run,
     MR_REPORT => mr_report::run,
     MR_RTMR_EXTEND => mr_rtmr_extend::run,
+    MR_VERIFYREPORT => mr_verifyreport::run,
+    SYS_RD => sys_rd::run,
+    SYS_RDALL => sys_rdall::run,
+    VM_RD => vm_rd::run,
+    VM_WR => vm_wr::run,
     VP_CPUIDVE_SET => vp_cpuidve_set::run,
     VP_INFO => vp_info::run,
+    VP_RD => vp_rd::run,
     VP_VEINFO_GET => vp_veinfo_get::run,
     VP_VMCALL => vp_vmcall::run,
+    VP_WR => vp_wr::run,
 }
 
 /// A word that the guest side found taken.
