@@ -1,6 +1,7 @@
 //! The machine that the module runs on: what it finds there, and what may happen to it.
 
 mod sapphire_rapids;
+mod scripted;
 mod xsave;
 
 use std::fmt;
@@ -8,6 +9,7 @@ use std::sync::Arc;
 
 use seamlock_tdx_abi::addr::{Hkid, Hpa};
 
+pub use scripted::{Script, Scripted};
 pub use xsave::XsaveLayout;
 
 /// A range of physical addresses.
