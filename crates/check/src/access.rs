@@ -93,7 +93,7 @@ impl Class {
             | Action::Leave
             | Action::Point => Class::Shared,
             Action::UnlockShared | Action::ReleaseShared => Class::ReleaseShared,
-            Action::Notify => Class::Count,
+            Action::Notify | Action::Add => Class::Count,
             Action::AwaitRelease => Class::Await,
         }
     }

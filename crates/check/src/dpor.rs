@@ -173,11 +173,6 @@ impl Dpor {
         self.traces.len()
     }
 
-    /// The traces that were seen.
-    pub(crate) fn traces(&self) -> &BTreeSet<u64> {
-        &self.traces
-    }
-
     /// Whether a sequence of a wakeup tree could not be executed.
     pub(crate) fn mismatch(&self) -> bool {
         self.mismatch

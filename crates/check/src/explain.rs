@@ -3,10 +3,11 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use crate::counterexample::{Counterexample, Shown, waiting};
+use crate::counterexample::{Counterexample, Shown, Waiting, waiting};
 use crate::engine::Engine;
 use crate::follow::{Divergence, Follow};
 use crate::linear::{few_switches, past_of, switches};
+use crate::object::NONE;
 use crate::scenario::{Found, Holder, Oracle, Scenario, Setup, Step, View, Violation};
 use crate::sched::{Ran, Scheduler};
 use crate::schedule::Schedule;
@@ -34,7 +35,7 @@ pub fn replay(
     schedule: &Schedule,
     steps: usize,
 ) -> Result<Replayed, CheckError> {
-    let run = Rerun::new(scenario, schedule, true, steps)?;
+    let run = Rerun::with_snapshot(scenario, schedule, true, steps, schedule.len())?;
     let violations = run
         .ran
         .found
@@ -49,7 +50,11 @@ pub fn replay(
     })
 }
 
-/// Re-orders a violating execution to few switches, and runs it again to be sure.
+/// The most executions that are spent on making a counterexample simpler.
+const TRIES: usize = 400;
+
+/// Re-orders a violating execution to few switches, leaves out what the violation does not need, and
+/// runs it again to be sure.
 pub(crate) fn explain(
     scenario: &Scenario<'_>,
     schedule: &Schedule,
@@ -60,21 +65,100 @@ pub(crate) fn explain(
     let Some(again) = first.same(&found.violation) else {
         return Err(first.not_again(found));
     };
-    let mut best = first.example(&again);
-    for order in first.orders(&again) {
-        let run = Rerun::new(scenario, &order, false, steps)?;
-        if run.diverged.is_some() {
-            continue;
+    let mut search = Simplest {
+        scenario,
+        steps,
+        left: TRIES,
+        best: first.schedule(&again),
+        again,
+    };
+    search.reorder(&first)?;
+    while search.improve()? {}
+    let Simplest { best, again, .. } = search;
+    let shown = Rerun::with_snapshot(scenario, &best, false, steps, best.len())?;
+    match shown.same(&again.violation) {
+        Some(found) => Ok(shown.example(&found)),
+        None => Err(shown.not_again(&again)),
+    }
+}
+
+/// The search for a simpler schedule with the same violation.
+struct Simplest<'a> {
+    scenario: &'a Scenario<'a>,
+    steps: usize,
+    left: usize,
+    best: Schedule,
+    again: Found,
+}
+
+impl Simplest<'_> {
+    fn cost(schedule: &Schedule) -> (usize, usize) {
+        (schedule.switches(), schedule.len())
+    }
+
+    /// Tries one schedule; keeps it if it is simpler, and returns whether it was.
+    fn consider(&mut self, schedule: &Schedule) -> Result<Option<Rerun>, CheckError> {
+        if self.left == 0 {
+            return Ok(None);
         }
-        if let Some(found) = run.same(&again.violation) {
-            let example = run.example(&found);
-            let cost = |e: &Counterexample| (e.schedule.switches(), e.schedule.len());
-            if cost(&example) < cost(&best) {
-                best = example;
+        self.left -= 1;
+        let run = Rerun::new(self.scenario, schedule, false, self.steps)?;
+        if run.diverged.is_some() {
+            return Ok(None);
+        }
+        let Some(found) = run.same(&self.again.violation) else {
+            return Ok(None);
+        };
+        let schedule = run.schedule(&found);
+        if Self::cost(&schedule) < Self::cost(&self.best) {
+            (self.best, self.again) = (schedule, found);
+        }
+        Ok(Some(run))
+    }
+
+    /// Tries other orders of the same trace.
+    fn reorder(&mut self, run: &Rerun) -> Result<(), CheckError> {
+        let Some(found) = run.same(&self.again.violation) else {
+            return Ok(());
+        };
+        for order in run.orders(&found) {
+            self.consider(&order)?;
+        }
+        Ok(())
+    }
+
+    /// Leaves out a thread, or a part of a run; returns whether that made it simpler.
+    fn improve(&mut self) -> Result<bool, CheckError> {
+        let before = self.best.clone();
+        let runs = before.runs();
+        let mut threads: Vec<&str> = runs.iter().map(|run| run.0).collect();
+        threads.sort_unstable();
+        threads.dedup();
+        for thread in threads {
+            let without: Vec<_> = runs.iter().copied().filter(|run| run.0 != thread).collect();
+            if self.simpler(&without, &before)? {
+                return Ok(true);
             }
         }
+        for (at, &(_, length)) in runs.iter().enumerate() {
+            let shorter = std::iter::successors(Some(0), |&n| Some(if n == 0 { 1 } else { 2 * n }));
+            for length in shorter.take_while(|&n| n < length) {
+                let mut cut = runs.clone();
+                cut[at].1 = length;
+                if self.simpler(&cut, &before)? {
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
     }
-    Ok(best)
+
+    fn simpler(&mut self, runs: &[(&str, usize)], before: &Schedule) -> Result<bool, CheckError> {
+        if let Some(run) = self.consider(&Schedule::of_runs(runs))? {
+            self.reorder(&run)?;
+        }
+        Ok(self.best != *before)
+    }
 }
 
 /// One execution along a schedule, with everything that a counterexample shows.
@@ -89,10 +173,15 @@ struct Rerun {
 struct Tape {
     steps: Vec<Shown>,
     digests: Vec<u64>,
+    waiting: Vec<Waiting>,
+    held: Vec<(Name, Vec<Holder>)>,
 }
 
-/// Writes down what is done.
-struct Recorder(Rc<RefCell<Tape>>);
+/// Writes down what is done, and how things stand after so many operations.
+struct Recorder {
+    tape: Rc<RefCell<Tape>>,
+    snapshot: usize,
+}
 
 impl Oracle for Recorder {
     fn step(&mut self, view: &View<'_>, step: &Step<'_>) -> Option<Violation> {
@@ -102,7 +191,15 @@ impl Oracle for Recorder {
         } else {
             Vec::new()
         };
-        let mut tape = self.0.borrow_mut();
+        let mut tape = self.tape.borrow_mut();
+        if step.index + 1 == self.snapshot {
+            tape.waiting = waiting(view.engine);
+            // Those that have not begun, and the one that is judged, tell nothing.
+            let begun = |thread: usize| view.engine.threads[thread].own != NONE;
+            let told = |w: &Waiting| w.blocked || begun(w.thread) && w.thread != step.thread;
+            tape.waiting.retain(told);
+            tape.held = held(view.engine);
+        }
         tape.digests.push(view.engine.digest(step.thread));
         tape.steps.push(Shown {
             thread: step.thread,
@@ -124,11 +221,24 @@ impl Rerun {
         strict: bool,
         steps: usize,
     ) -> Result<Rerun, CheckError> {
+        Rerun::with_snapshot(scenario, schedule, strict, steps, usize::MAX)
+    }
+
+    fn with_snapshot(
+        scenario: &Scenario<'_>,
+        schedule: &Schedule,
+        strict: bool,
+        steps: usize,
+        snapshot: usize,
+    ) -> Result<Rerun, CheckError> {
         let tape = Rc::new(RefCell::new(Tape::default()));
         let follow = Follow::new(schedule.clone(), strict);
         let scheduler = Scheduler::new(Strategy::Follow(follow), steps);
         let ran = scheduler.run(&|setup: &mut Setup| {
-            setup.oracle(Recorder(tape.clone()));
+            setup.oracle(Recorder {
+                tape: tape.clone(),
+                snapshot,
+            });
             scenario(setup);
         })?;
         let diverged = scheduler.with(|engine| {
@@ -173,28 +283,32 @@ impl Rerun {
         })
     }
 
+    /// The schedule up to the violation.
+    fn schedule(&self, found: &Found) -> Schedule {
+        let tape = self.tape.borrow();
+        self.scheduler
+            .with(|engine| schedule_of(engine, &tape, found.after))
+    }
+
     /// The execution up to the violation.
     fn example(&self, found: &Found) -> Counterexample {
-        let tape = self.tape.borrow();
-        let steps: Vec<Shown> = tape.steps.iter().take(found.after).cloned().collect();
+        let mut tape = self.tape.borrow_mut();
+        let ended = found.after >= tape.steps.len();
         self.scheduler.with(|engine| {
-            let threads: Vec<String> = engine.threads.iter().map(|t| t.name.clone()).collect();
-            let mut schedule = Schedule::default();
-            for (step, digest) in steps.iter().zip(&tape.digests) {
-                schedule.push(&threads[step.thread], *digest);
+            if ended {
+                (tape.waiting, tape.held) = (waiting(engine), held(engine));
             }
-            let at_the_end = found.after >= tape.steps.len();
             Counterexample {
                 violation: found.violation.clone(),
-                schedule,
-                waiting: if at_the_end {
-                    waiting(engine)
-                } else {
-                    Vec::new()
-                },
-                held: if at_the_end { held(engine) } else { Vec::new() },
-                threads,
-                steps,
+                schedule: schedule_of(engine, &tape, found.after),
+                waiting: tape.waiting.clone(),
+                held: tape.held.clone(),
+                threads: engine
+                    .threads
+                    .iter()
+                    .map(|thread| thread.name.clone())
+                    .collect(),
+                steps: tape.steps.iter().take(found.after).cloned().collect(),
             }
         })
     }
@@ -211,6 +325,14 @@ impl Rerun {
             found: "an execution without it".to_owned(),
         }
     }
+}
+
+fn schedule_of(engine: &Engine, tape: &Tape, after: usize) -> Schedule {
+    let mut schedule = Schedule::default();
+    for (step, digest) in tape.steps.iter().zip(&tape.digests).take(after) {
+        schedule.push(&engine.threads[step.thread].name, *digest);
+    }
+    schedule
 }
 
 fn by_name(engine: &Engine, order: &[u8]) -> Schedule {

@@ -1,7 +1,5 @@
 //! The operations of one execution, in the order they were done.
 
-use std::panic::Location;
-
 use seamlock_sync::{Action, Outcome};
 
 use crate::access::{Access, Accesses, Class};
@@ -16,7 +14,6 @@ pub(crate) struct Event {
     pub(crate) action: Action,
     pub(crate) accesses: Accesses,
     pub(crate) arg: u64,
-    pub(crate) site: &'static Location<'static>,
     pub(crate) outcome: Outcome,
     /// Its number among the thread's events, from 1.
     pub(crate) number: u16,
@@ -41,7 +38,6 @@ impl Event {
             action: pending.op.action,
             accesses: pending.accesses,
             arg: pending.arg,
-            site: pending.op.site,
             outcome: Outcome::Done,
             number: 0,
             clock: Clock::default(),

@@ -52,23 +52,17 @@ impl Shadow {
     /// The operation was done.
     #[inline]
     pub(crate) fn apply(&mut self, thread: u8, action: Action, outcome: Outcome) {
-        let done = !matches!(outcome, Outcome::Busy | Outcome::Interrupted);
+        if matches!(outcome, Outcome::Busy | Outcome::Interrupted) {
+            return;
+        }
         match action {
             Action::Lock | Action::LockKillable | Action::TryLock | Action::TryExclusive => {
-                if done {
-                    self.writer = thread;
-                }
+                self.writer = thread;
             }
-            Action::LockShared | Action::TryShared => {
-                if done {
-                    self.share(thread);
-                }
-            }
+            Action::LockShared | Action::TryShared => self.share(thread),
             Action::Promote => {
-                if done {
-                    self.unshare(thread);
-                    self.writer = thread;
-                }
+                self.unshare(thread);
+                self.writer = thread;
             }
             Action::Demote => {
                 self.writer = NOBODY;

@@ -156,6 +156,7 @@ pub(crate) fn verb(action: Action) -> &'static str {
         Action::Load => "read",
         Action::Store => "write",
         Action::Update => "update",
+        Action::Add => "add to",
         Action::Wait => "wait on",
         Action::Notify => "notify",
         Action::AwaitRelease => "wait for release of",

@@ -254,7 +254,7 @@ fn holds(engine: &Engine, second: &Second, out: &mut Vec<u32>) {
             .on(object)
             .is_some_and(|access| access.class == Class::Exclusive);
         let wanted = takes && (!exclusive || !shared) || interruptible;
-        if wanted && !(alone && !exclusive) {
+        if wanted && (exclusive || !alone) {
             push(event, at, second, out);
         }
         if takes && exclusive {

@@ -77,6 +77,22 @@ impl Schedule {
         self.threads.get(usize::from(thread)).map(String::as_str)
     }
 
+    /// Who goes on for how many operations, run by run.
+    pub(crate) fn runs(&self) -> Vec<(&str, usize)> {
+        let runs = self.steps.chunk_by(|a, b| a.thread == b.thread);
+        runs.map(|run| (self.threads[usize::from(run[0].thread)].as_str(), run.len()))
+            .collect()
+    }
+
+    /// A schedule that only says who goes on.
+    pub(crate) fn of_runs(runs: &[(&str, usize)]) -> Schedule {
+        let mut schedule = Schedule::default();
+        for &(thread, count) in runs {
+            (0..count).for_each(|_| schedule.push(thread, 0));
+        }
+        schedule
+    }
+
     /// Whether an operation may be that of a step.
     pub(crate) fn fits(&self, step: usize, digest: u64) -> bool {
         self.steps

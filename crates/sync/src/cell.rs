@@ -122,6 +122,30 @@ impl<T: Word> Shared<T> {
         ))
     }
 
+    /// Adds to the cell, modulo 2^64, without looking at it. A check takes two additions for the same in
+    /// either order, so this is the one for a count of users that nobody reads as he joins.
+    #[inline]
+    #[track_caller]
+    pub fn add(&self, amount: T) {
+        self.add_word(amount.to_word());
+    }
+
+    /// Subtracts from the cell, modulo 2^64, without looking at it: [`add`](Shared::add) of a negative.
+    #[inline]
+    #[track_caller]
+    pub fn sub(&self, amount: T) {
+        self.add_word(amount.to_word().wrapping_neg());
+    }
+
+    #[inline]
+    #[track_caller]
+    fn add_word(&self, amount: u64) {
+        let add = || {
+            self.word.fetch_add(amount, Ordering::SeqCst);
+        };
+        watched(Action::Add, self.name, amount, add, |()| Outcome::Done);
+    }
+
     /// Writes `new` if the cell holds `current`; else returns what it holds.
     #[inline]
     #[track_caller]

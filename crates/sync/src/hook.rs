@@ -41,6 +41,8 @@ pub enum Action {
     Store,
     /// Reads and writes a cell in one step.
     Update,
+    /// Adds to a cell without looking at it, so that additions may come in any order.
+    Add,
     /// Sleeps until the queue's epoch is no longer `arg`.
     Wait,
     /// Moves the queue's epoch on and wakes its sleepers.

@@ -65,11 +65,11 @@ impl<T> Mutex<T> {
         killed: impl Fn() -> bool,
     ) -> Result<MutexGuard<'_, T>, Interrupted> {
         let op = hooked().then(|| self.op(Action::LockKillable, nest));
-        if let Some(op) = &op {
-            if hook::before(op) == Verdict::Interrupted {
-                hook::after(op, Outcome::Interrupted);
-                return Err(Interrupted);
-            }
+        if let Some(op) = &op
+            && hook::before(op) == Verdict::Interrupted
+        {
+            hook::after(op, Outcome::Interrupted);
+            return Err(Interrupted);
         }
         let taken = self.wait(killed);
         if let Some(op) = &op {

@@ -80,7 +80,13 @@ impl WaitQueue {
     /// whether the sleep after the test returns depends on it.
     #[track_caller]
     fn seen(&self) -> u64 {
-        watched(Action::Load, self.name, 0, || *self.epoch.lock(), |&v| Outcome::Value(v))
+        watched(
+            Action::Load,
+            self.name,
+            0,
+            || *self.epoch.lock(),
+            |&v| Outcome::Value(v),
+        )
     }
 
     #[track_caller]

@@ -250,7 +250,7 @@ fn normal_form(engine: &Engine) -> u64 {
             let ordered = |before: &&Event| {
                 before.thread == event.thread || before.accesses.conflict(&event.accesses)
             };
-            !left[..at].iter().any(|before| ordered(before))
+            !left[..at].iter().any(ordered)
         };
         let Some(next) = (0..left.len())
             .filter(free)
@@ -291,7 +291,10 @@ mod tests {
             .collect();
         threads.push(vec![Stmt::Write(0, Vec::new())]);
         let compared = same(threads);
-        assert!(!compared.deadlock, "a writer that waits keeps no reader out");
+        assert!(
+            !compared.deadlock,
+            "a writer that waits keeps no reader out"
+        );
     }
 
     #[test]

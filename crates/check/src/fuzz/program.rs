@@ -31,8 +31,10 @@ pub(crate) enum Stmt {
     Load(u8),
     /// Writes a cell.
     Store(u8, u8),
-    /// Adds to a cell.
+    /// Adds to a cell, and sees what was there.
     Add(u8),
+    /// Adds to a cell without looking.
+    Bump(u8),
     /// Goes on by the value that was seen last.
     If(u8, Vec<Stmt>, Vec<Stmt>),
     /// Sleeps until a cell is not zero.
@@ -163,8 +165,9 @@ impl Maker {
             }
             100..104 => Stmt::Load(object),
             104..108 => Stmt::Store(object, self.rng.u8(0..3)),
-            108..110 => Stmt::Add(object),
-            _ if self.mix == Mix::Words => Stmt::Load(object),
+            108 => Stmt::Add(object),
+            109 => Stmt::Bump(object),
+            _ if self.mix == Mix::Words => Stmt::Bump(object),
             _ => Stmt::Signal(self.rng.u8(0..self.threads)),
         }
     }

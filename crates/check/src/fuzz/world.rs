@@ -134,6 +134,7 @@ impl<'a> Runner<'a> {
             Stmt::Load(i) => self.saw(self.world.cells[usize::from(*i)].load()),
             Stmt::Store(i, value) => self.world.cells[usize::from(*i)].store(u64::from(*value)),
             Stmt::Add(i) => self.saw(self.world.cells[usize::from(*i)].fetch_add(1)),
+            Stmt::Bump(i) => self.world.cells[usize::from(*i)].add(1),
             Stmt::Signal(thread) => {
                 announce(Action::Notify, SIGNAL.at(u64::from(*thread)), 0);
                 self.world.killed[usize::from(*thread)].set(true);
