@@ -102,6 +102,13 @@ impl Td {
         Td::with(&params())
     }
 
+    /// The usual TD on LP 0, in its guest.
+    pub fn entered() -> Td {
+        let td = Td::new();
+        td.enter();
+        td
+    }
+
     pub fn with(params: &TdParams) -> Td {
         let machine = Arc::new(Machine::default());
         let platform = Platform {
@@ -283,6 +290,28 @@ impl Td {
             GuestAfter::TdExit(regs) => regs,
             other => panic!("{other:?}"),
         }
+    }
+
+    /// Where the page is that maps `gpa`, as the host knows it.
+    pub fn hpa(&self, gpa: Gpa, level: u8) -> Hpa {
+        let regs = Regs {
+            rcx: gpa.0 | u64::from(level),
+            rdx: self.tdr.0,
+            ..Regs::call(Leaf::MEM_SEPT_RD)
+        };
+        let out = self.host_on(1, regs);
+        assert_eq!(out.status(), TdxStatus::SUCCESS);
+        Hpa(out.rcx & 0x000f_ffff_ffff_f000)
+    }
+
+    /// State of the S-EPT entry that maps `gpa`, as MEM.SEPT.RD numbers it.
+    pub fn sept_state(&self, gpa: Gpa, level: u8) -> u64 {
+        let regs = Regs {
+            rcx: gpa.0 | u64::from(level),
+            rdx: self.tdr.0,
+            ..Regs::call(Leaf::MEM_SEPT_RD)
+        };
+        self.host_on(1, regs).rdx >> 8 & 0xff
     }
 
     /// The lock word of the S-EPT entry that maps `gpa`.
