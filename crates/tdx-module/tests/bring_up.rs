@@ -522,7 +522,7 @@ fn a_physical_address_width_below_the_gpa_width_is_the_tds_choice() {
         assert_eq!(host.init(&with(width)), refused, "{width}");
     }
     assert_eq!(host.init(&with(40)), TdxStatus::SUCCESS);
-    let add = |gpa| Regs {
+    let add = |gpa: u64| Regs {
         rdx: TDR,
         r8: TDR + (1 << 20),
         ..on(Leaf::MEM_SEPT_ADD, gpa | 3)
