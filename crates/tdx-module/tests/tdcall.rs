@@ -70,7 +70,7 @@ fn vp_info_tells_about_td_and_vcpu() {
     let out = td.guest(GuestLeaf::VP_INFO, junk);
     let expected = Regs {
         rcx: 48,
-        r8: 1 | 4 << 32,
+        r8: 2 | 4 << 32,
         r10: 1,
         rbx: 6,
         ..Regs::default()

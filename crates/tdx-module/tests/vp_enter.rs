@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering::SeqCst;
 
 use a_td::{HOST_RBP, MAPPED, Td, params, status};
 use seamlock_sync::Mode;
+use seamlock_tdx_abi::guest_leaf::GuestLeaf;
 use seamlock_tdx_abi::leaf::Leaf;
 use seamlock_tdx_abi::operand::OperandId;
 use seamlock_tdx_abi::regs::Regs;
@@ -321,4 +322,29 @@ fn six_faults_are_within_what_an_instruction_may_need() {
         let _ = fault(&td);
     }
     td.enter();
+}
+
+#[test]
+fn a_td_that_became_fatal_makes_its_other_guests_exit_at_the_next_occasion() {
+    let td = Td::entered();
+    let mut enter = Regs {
+        rcx: td.second.0,
+        ..Regs::call(Leaf::VP_ENTER)
+    };
+    assert_eq!(td.m.seamcall(1, &mut enter), After::Guest);
+    let fatal = TdExit {
+        kind: TdExitKind::NonRecoverableTd,
+        ..TRIPLE_FAULT
+    };
+    let _ = td.m.td_exit(0, fatal);
+    let dead = |reason| status(TdxStatus::NON_RECOVERABLE_TD_NON_ACCESSIBLE, reason);
+    let mut regs = Regs {
+        rax: GuestLeaf::VP_INFO.0.into(),
+        ..Regs::default()
+    };
+    match td.m.tdcall(1, &mut regs) {
+        GuestAfter::TdExit(out) => assert_eq!(out.rax, dead(77)),
+        other => panic!("{other:?}"),
+    }
+    td.audit();
 }

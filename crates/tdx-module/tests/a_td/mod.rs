@@ -79,6 +79,8 @@ pub struct Td {
     pub machine: Arc<Machine>,
     pub tdr: Hpa,
     pub tdvpr: Hpa,
+    /// A second vCPU, associated with no LP.
+    pub second: Hpa,
     next: u64,
 }
 
@@ -110,6 +112,17 @@ impl Td {
     }
 
     pub fn with(params: &TdParams) -> Td {
+        let mut td = Td::unfinished(params);
+        td.add_vcpu();
+        if params.num_l2_vms == 0 {
+            td.second = td.another_vcpu();
+        }
+        td.build_memory();
+        td
+    }
+
+    /// A TD with a vCPU that is not initialised, and without memory.
+    pub fn unfinished(params: &TdParams) -> Td {
         let machine = Arc::new(Machine::default());
         let platform = Platform {
             events: Arc::<Machine>::clone(&machine),
@@ -121,11 +134,10 @@ impl Td {
             machine,
             tdr: Hpa(FIRST_PAGE),
             tdvpr: Hpa(0),
+            second: Hpa(0),
             next: FIRST_PAGE + 0x1000,
         };
         td.build(params);
-        td.add_vcpu();
-        td.build_memory();
         td
     }
 
@@ -154,12 +166,15 @@ impl Td {
             rdx: HOST_PAGE.0,
             ..Regs::call(Leaf::MNG_INIT)
         });
-        let pages = 5 + 3 * params.num_l2_vms;
-        let tdvpr = self.page();
-        self.tdvpr = tdvpr;
+        self.tdvpr = self.blank_vcpu(5 + 3 * params.num_l2_vms);
+    }
+
+    /// Creates a vCPU and gives it so many more pages.
+    pub fn blank_vcpu(&mut self, pages: u8) -> Hpa {
+        let (rdx, tdvpr) = (self.tdr.0, self.page());
         self.ok(Regs {
             rcx: tdvpr.0,
-            rdx: tdr,
+            rdx,
             ..Regs::call(Leaf::VP_CREATE)
         });
         for _ in 0..pages {
@@ -170,6 +185,23 @@ impl Td {
                 ..Regs::call(Leaf::VP_ADDCX)
             });
         }
+        tdvpr
+    }
+
+    /// Adds a vCPU and returns its TDVPR.
+    fn another_vcpu(&mut self) -> Hpa {
+        let tdvpr = self.blank_vcpu(5);
+        self.ok(Regs {
+            rcx: tdvpr.0,
+            r8: 8,
+            ..Regs::call_version(Leaf::VP_INIT, 1)
+        });
+        let flush = Regs {
+            rcx: tdvpr.0,
+            ..Regs::call(Leaf::VP_FLUSH)
+        };
+        self.ok(flush);
+        tdvpr
     }
 
     fn add_vcpu(&mut self) {
@@ -227,7 +259,8 @@ impl Td {
         });
     }
 
-    fn page(&mut self) -> Hpa {
+    /// The next page that nobody uses.
+    pub fn page(&mut self) -> Hpa {
         self.next += 0x1000;
         Hpa(self.next - 0x1000)
     }
@@ -244,7 +277,11 @@ impl Td {
 
     /// A host call that succeeds.
     pub fn ok(&self, regs: Regs) -> Regs {
-        let out = self.host(regs);
+        self.ok_on(0, regs)
+    }
+
+    pub fn ok_on(&self, lp: u32, regs: Regs) -> Regs {
+        let out = self.host_on(lp, regs);
         assert_eq!(out.status(), TdxStatus::SUCCESS, "{:?}", regs.leaf());
         out
     }
