@@ -6,7 +6,7 @@ use seamlock_sync::WriteGuard;
 use seamlock_tdx_abi::PAGE_SIZE;
 use seamlock_tdx_abi::kvm::Errno;
 
-use super::Gmem;
+use super::{Gmem, NoFolio};
 use crate::error::{Result, fail};
 use crate::file::{File, Kind};
 use crate::task::Task;
@@ -101,7 +101,8 @@ impl Gmem {
             if task.signal_pending() {
                 return fail(Errno::EINTR, SITE, "a signal is pending");
             }
-            if self.folios.get_or_alloc(&self.kvm.host, index).is_none() {
+            // A poisoned page is there.
+            if self.folios.get_or_alloc(&self.kvm.host, index) == Err(NoFolio::NoMemory) {
                 return fail(Errno::ENOMEM, SITE, "memory is exhausted");
             }
             task.resched();

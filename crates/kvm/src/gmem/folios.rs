@@ -12,15 +12,46 @@ use crate::host::{Host, Owner};
 
 const PER_NODE: u64 = 512;
 const NONE: u64 = u64::MAX;
+const EMPTY: [u64; PER_NODE as usize] = [NONE; PER_NODE as usize];
 
 type Node = Box<[u64; PER_NODE as usize]>;
+
+/// Why a page can't be had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoFolio {
+    /// Memory is exhausted.
+    NoMemory,
+    /// The page had a memory error.
+    Poisoned,
+}
+
+#[derive(Debug, Default)]
+struct Cache {
+    nodes: BTreeMap<u64, Node>,
+    poisoned: BTreeSet<u64>,
+}
+
+impl Cache {
+    #[inline]
+    fn get(&self, index: u64) -> Option<Hpa> {
+        let page = self.nodes.get(&(index / PER_NODE))?[(index % PER_NODE) as usize];
+        (page != NONE).then_some(Hpa(page))
+    }
+
+    fn insert(&mut self, index: u64, page: Hpa) {
+        let node = self
+            .nodes
+            .entry(index / PER_NODE)
+            .or_insert_with(|| Box::new(EMPTY));
+        node[(index % PER_NODE) as usize] = page.0;
+    }
+}
 
 /// The page cache of one guest_memfd.
 #[derive(Debug)]
 pub struct Folios {
     owner: Owner,
-    pages: Private<BTreeMap<u64, Node>>,
-    poisoned: Private<BTreeSet<u64>>,
+    cache: Private<Cache>,
 }
 
 impl Folios {
@@ -28,71 +59,68 @@ impl Folios {
     pub fn new(owner: Owner) -> Folios {
         Folios {
             owner,
-            pages: Private::default(),
-            poisoned: Private::default(),
+            cache: Private::default(),
         }
     }
 
-    /// `kvm_gmem_get_folio`: the page of an index, allocated now if there is none. None when memory
-    /// is exhausted.
+    /// `kvm_gmem_get_folio`: the page of an index, allocated now if there is none.
+    ///
+    /// # Errors
+    /// When memory is exhausted, or the page had a memory error.
     #[inline]
-    pub fn get_or_alloc(&self, host: &Host, index: u64) -> Option<Hpa> {
-        if let Some(page) = self.get(index) {
-            return Some(page);
+    pub fn get_or_alloc(&self, host: &Host, index: u64) -> Result<Hpa, NoFolio> {
+        let found = self.cache.with(|cache| {
+            let poisoned = !cache.poisoned.is_empty() && cache.poisoned.contains(&index);
+            (cache.get(index), poisoned)
+        });
+        match found {
+            (_, true) => Err(NoFolio::Poisoned),
+            (Some(page), false) => Ok(page),
+            (None, false) => self.alloc(host, index),
         }
-        let page = host.alloc_page(self.owner)?;
-        let kept = self.pages.with(|nodes| {
-            let node = nodes
-                .entry(index / PER_NODE)
-                .or_insert_with(|| Box::new([NONE; PER_NODE as usize]));
-            let slot = &mut node[(index % PER_NODE) as usize];
-            if *slot == NONE {
-                *slot = page.0;
+    }
+
+    fn alloc(&self, host: &Host, index: u64) -> Result<Hpa, NoFolio> {
+        let page = host.alloc_page(self.owner).ok_or(NoFolio::NoMemory)?;
+        let kept = self.cache.with(|cache| match cache.get(index) {
+            Some(kept) => kept,
+            None => {
+                cache.insert(index, page);
+                page
             }
-            Hpa(*slot)
         });
         if kept != page {
             // Another thread was faster.
             host.free_page(self.owner, page);
         }
-        Some(kept)
+        Ok(kept)
     }
 
     /// The page of an index, if there is one.
-    #[inline]
     pub fn get(&self, index: u64) -> Option<Hpa> {
-        self.pages.with(|nodes| {
-            let page = nodes.get(&(index / PER_NODE))?[(index % PER_NODE) as usize];
-            (page != NONE).then_some(Hpa(page))
-        })
+        self.cache.with(|cache| cache.get(index))
     }
 
     /// `truncate_inode_pages_range`: frees the pages of `start..end`.
     pub fn truncate(&self, host: &Host, start: u64, end: u64) {
-        let gone = self.pages.with(|nodes| take_range(nodes, start, end));
+        let gone = self
+            .cache
+            .with(|cache| take_range(&mut cache.nodes, start, end));
         for page in gone {
             host.free_page(self.owner, page);
         }
     }
 
-    /// Whether the page had a memory error.
-    #[inline]
-    pub fn is_poisoned(&self, index: u64) -> bool {
-        self.poisoned.with(|poisoned| poisoned.contains(&index))
-    }
-
     /// Marks the page as having a memory error.
     pub fn poison(&self, index: u64) {
-        self.poisoned.with(|poisoned| poisoned.insert(index));
+        self.cache.with(|cache| cache.poisoned.insert(index));
     }
 
     /// Pages allocated.
     pub fn count(&self) -> u64 {
-        self.pages.with(|nodes| {
-            nodes
-                .values()
-                .map(|n| n.iter().filter(|p| **p != NONE).count() as u64)
-                .sum()
+        self.cache.with(|cache| {
+            let used = |node: &Node| node.iter().filter(|page| **page != NONE).count() as u64;
+            cache.nodes.values().map(used).sum()
         })
     }
 

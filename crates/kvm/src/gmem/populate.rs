@@ -7,7 +7,7 @@
 use seamlock_tdx_abi::kvm::Errno;
 use seamlock_tdx_abi::{Gfn, Hpa};
 
-use super::Gmem;
+use super::{Gmem, NoFolio};
 use crate::error::{Result, fail};
 use crate::file::{File, Kind};
 use crate::task::Task;
@@ -85,13 +85,11 @@ impl Gmem {
         if !self.is_bound(index, slot) {
             return fail(Errno::EIO, SITE, "the page is not bound to this slot");
         }
-        let Some(page) = self.folios.get_or_alloc(&self.kvm.host, index) else {
-            return fail(Errno::ENOMEM, SITE, "memory is exhausted");
-        };
-        if self.folios.is_poisoned(index) {
-            return fail(Errno::EHWPOISON, SITE, "the page had a memory error");
+        match self.folios.get_or_alloc(&self.kvm.host, index) {
+            Ok(page) => Ok(page),
+            Err(NoFolio::NoMemory) => fail(Errno::ENOMEM, SITE, "memory is exhausted"),
+            Err(NoFolio::Poisoned) => fail(Errno::EHWPOISON, SITE, "the page had a memory error"),
         }
-        Ok(page)
     }
 }
 

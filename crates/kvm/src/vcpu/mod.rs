@@ -175,6 +175,11 @@ impl Vcpu {
         self.cpu.load()
     }
 
+    /// Whether somebody holds `vcpu->mutex` now. For reports and tests.
+    pub fn is_busy(&self) -> bool {
+        self.mutex.is_locked()
+    }
+
     /// The page that it shares with user space.
     pub fn run_page(&self) -> &Arc<dyn RunPage> {
         &self.run
