@@ -15,7 +15,8 @@ pub const EXTEND_CHUNK_BYTES: u64 = 256;
 /// Bytes in a SHA-384 measurement register.
 pub const SHA384_BYTES: usize = 48;
 
-const GPA_OFFSET: usize = 16;
+/// Where the address stands in a block, 8 bytes, little-endian.
+pub const GPA_OFFSET: usize = 16;
 
 fn block(tag: &[u8], gpa: Gpa) -> [u8; BLOCK_BYTES] {
     let mut block = [0; BLOCK_BYTES];

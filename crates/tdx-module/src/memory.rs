@@ -10,16 +10,29 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use seamlock_tdx_abi::addr::{Hpa, PAGE_SIZE};
+use zerocopy::FromZeros;
 
 /// The 64-bit words of a 4 KiB page.
 pub const WORDS: usize = 512;
 
 /// A 4 KiB page of physical memory.
-pub struct Frame([AtomicU64; WORDS]);
+pub struct Frame(Box<[AtomicU64; WORDS]>);
 
 impl Frame {
-    fn zeroed() -> Box<Frame> {
-        Box::new(Frame([const { AtomicU64::new(0) }; WORDS]))
+    fn zeroed() -> Frame {
+        // Memory fresh from the system is zero already, and not touched.
+        let words = <[AtomicU64; WORDS]>::new_box_zeroed();
+        Frame(words.unwrap_or_else(|_| Box::new([const { AtomicU64::new(0) }; WORDS])))
+    }
+
+    /// A new page equal to `source`.
+    fn copy_of(source: &Frame) -> Frame {
+        let words = source
+            .0
+            .iter()
+            .map(|word| AtomicU64::new(word.load(Relaxed)));
+        let words: Box<[AtomicU64]> = words.collect();
+        words.try_into().map_or_else(|_| Frame::zeroed(), Frame)
     }
 
     /// The 64-bit words, for whoever works on them in place (the secure EPT does).
@@ -47,7 +60,7 @@ impl Frame {
 
     /// Makes every word `value`.
     pub fn fill(&self, value: u64) {
-        for word in &self.0 {
+        for word in self.0.iter() {
             word.store(value, Relaxed);
         }
     }
@@ -55,7 +68,7 @@ impl Frame {
     /// Makes this page equal to `source`.
     #[inline]
     pub fn copy_from(&self, source: &Frame) {
-        for (to, from) in self.0.iter().zip(&source.0) {
+        for (to, from) in self.0.iter().zip(source.0.iter()) {
             to.store(from.load(Relaxed), Relaxed);
         }
     }
@@ -70,7 +83,7 @@ impl fmt::Debug for Frame {
 const PAGES_PER_2M: usize = 512;
 const PAGES_PER_1G: usize = 512 * 512;
 
-type Region = Box<[OnceLock<Box<Frame>>; PAGES_PER_2M]>;
+type Region = Box<[OnceLock<Frame>; PAGES_PER_2M]>;
 type Gigabyte = Box<[OnceLock<Region>]>;
 
 /// The machine's physical memory, from address 0 to its size.
@@ -117,17 +130,22 @@ impl Memory {
     }
 
     /// The page at `pa` if anybody ever wrote it. `pa` may lie anywhere in the page.
-    #[inline]
+    #[inline(always)]
     pub fn frame(&self, pa: Hpa) -> Option<&Frame> {
         let page = (pa.0 / PAGE_SIZE) as usize;
         let gigabyte = self.gigabytes.get(page / PAGES_PER_1G)?.get()?;
         let region = gigabyte[page / PAGES_PER_2M % 512].get()?;
-        region[page % PAGES_PER_2M].get().map(|frame| &**frame)
+        region[page % PAGES_PER_2M].get()
     }
 
     /// The page at `pa`, made now if nobody wrote it before; None outside of memory.
     #[inline]
     pub fn frame_mut(&self, pa: Hpa) -> Option<&Frame> {
+        self.frame(pa).or_else(|| self.new_frame(pa, Frame::zeroed))
+    }
+
+    #[cold]
+    fn new_frame(&self, pa: Hpa, make: impl FnOnce() -> Frame) -> Option<&Frame> {
         if pa.0 >= self.size {
             return None;
         }
@@ -136,7 +154,7 @@ impl Memory {
             .get_or_init(|| (0..512).map(|_| OnceLock::new()).collect());
         let region = gigabyte[page / PAGES_PER_2M % 512]
             .get_or_init(|| Box::new([const { OnceLock::new() }; PAGES_PER_2M]));
-        Some(region[page % PAGES_PER_2M].get_or_init(Frame::zeroed))
+        Some(region[page % PAGES_PER_2M].get_or_init(make))
     }
 
     /// Reads bytes, wherever they lie.
@@ -195,13 +213,34 @@ impl Memory {
         }
     }
 
+    /// Makes the page at `to` equal to `source`; nothing happens outside of memory.
+    #[inline]
+    pub fn put_page(&self, to: Hpa, source: &Frame) {
+        match self.frame(to) {
+            Some(target) => target.copy_from(source),
+            None => self.put_new_page(to, source),
+        }
+    }
+
+    #[cold]
+    fn put_new_page(&self, to: Hpa, source: &Frame) {
+        let mut made = false;
+        let target = self.new_frame(to, || {
+            made = true;
+            Frame::copy_of(source)
+        });
+        // Somebody else was there first.
+        if let Some(target) = target.filter(|_| !made) {
+            target.copy_from(source);
+        }
+    }
+
     /// Copies a page onto another. Both lie in memory; a copy from outside of it gives zeros.
     #[inline]
     pub(crate) fn copy_page(&self, from: Hpa, to: Hpa) {
-        match (self.frame(from), self.frame_mut(to)) {
-            (Some(source), Some(target)) => target.copy_from(source),
-            (None, Some(target)) => target.fill(0),
-            (_, None) => {}
+        match self.frame(from) {
+            Some(source) => self.put_page(to, source),
+            None => self.fill_page(to, 0),
         }
     }
 

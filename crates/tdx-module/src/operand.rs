@@ -34,13 +34,25 @@ pub(crate) struct OwnerGuard<'m> {
 
 impl Module {
     /// The PAMT entries of a page that lies in an initialised part of a TDMR.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn chain(&self, pa: Hpa) -> Option<Chain<'_>> {
-        let tdmr = self.sys.tdmr(pa).filter(|tdmr| tdmr.is_usable(pa))?;
-        self.pamt.chain(pa, &|page| tdmr.is_reserved(page))
+        // A block that is usable stays so: what was touched once needs no look at the TDMR.
+        let known = self.pamt.known(pa);
+        if known.is_none() && self.touch(pa) {
+            return self.pamt.known(pa);
+        }
+        known
+    }
+
+    // Says only whether, because a chain that is returned goes through memory.
+    #[cold]
+    fn touch(&self, pa: Hpa) -> bool {
+        let tdmr = self.sys.tdmr(pa).filter(|tdmr| tdmr.is_usable(pa));
+        tdmr.is_some_and(|tdmr| self.pamt.touch(pa, &|page| tdmr.is_reserved(page)))
     }
 
     /// A private page that the host names: aligned, no HKID bits, below the end of the address space.
+    #[inline(always)]
     fn check_private_hpa(&self, pa: u64, align: u64, operand: OperandId) -> Result<Hpa, TdxStatus> {
         let aligned = pa & (align - 1) == 0;
         if !aligned || pa & self.platform.hkid_mask() != 0 || pa >> self.platform.maxpa != 0 {
@@ -49,7 +61,21 @@ impl Module {
         Ok(Hpa(pa))
     }
 
+    /// The PAMT entries of a private page that the host names.
+    #[inline(always)]
+    fn private_chain(
+        &self,
+        pa: u64,
+        align: u64,
+        operand: OperandId,
+    ) -> Result<Chain<'_>, TdxStatus> {
+        let pa = self.check_private_hpa(pa, align, operand)?;
+        self.chain(pa)
+            .ok_or(TdxStatus::OPERAND_ADDR_RANGE_ERROR.with(operand))
+    }
+
     /// A private page that the host names, whatever its size and type: checked, walked to and held.
+    #[inline(always)]
     pub(crate) fn hold_any_page(
         &self,
         pa: u64,
@@ -58,10 +84,7 @@ impl Module {
         mode: Mode,
         operand: OperandId,
     ) -> Result<PageGuard<'_>, TdxStatus> {
-        let pa = self.check_private_hpa(pa, align, operand)?;
-        let chain = self
-            .chain(pa)
-            .ok_or(TdxStatus::OPERAND_ADDR_RANGE_ERROR.with(operand))?;
+        let chain = self.private_chain(pa, align, operand)?;
         chain
             .walk(target, mode)
             .ok_or(TdxStatus::OPERAND_BUSY.with(operand))
@@ -69,6 +92,7 @@ impl Module {
 
     /// A private 4 KiB page of a type, named by the host. The type is tested after the lock, so a busy
     /// page of a wrong type is busy.
+    #[inline(always)]
     pub(crate) fn hold_page(
         &self,
         pa: u64,
@@ -80,6 +104,7 @@ impl Module {
     }
 
     /// Like [`hold_page`](Module::hold_page), for a page of the given size.
+    #[inline(always)]
     pub(crate) fn hold_page_of(
         &self,
         pa: u64,
@@ -88,26 +113,33 @@ impl Module {
         expected: PageType,
         operand: OperandId,
     ) -> Result<PageGuard<'_>, TdxStatus> {
-        let guard = self.hold_any_page(pa, size.bytes(), size, mode, operand)?;
-        if guard.size() != size || guard.entry().page_type() != expected {
-            return Err(TdxStatus::PAGE_METADATA_INCORRECT.with(operand));
+        let chain = self.private_chain(pa, size.bytes(), operand)?;
+        match chain.walk_to(size, mode, expected) {
+            Ok(held) => Ok(chain.guard(held)),
+            Err(status) => Err(status.with(operand)),
         }
-        Ok(guard)
     }
 
     /// A TDR that the host names.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn hold_tdr(
         &self,
         pa: u64,
         mode: Mode,
         operand: OperandId,
     ) -> Result<TdrGuard<'_>, TdxStatus> {
-        let guard = self.hold_page(pa, mode, PageType::TDR, operand)?;
-        let td = guard
-            .page()
-            .td()
-            .ok_or(TdxStatus::PAGE_METADATA_INCORRECT.with(operand))?;
+        let chain = self.private_chain(pa, PAGE_SIZE, operand)?;
+        let incorrect = TdxStatus::PAGE_METADATA_INCORRECT.with(operand);
+        let held = match chain.walk_to(PageSize::K4, mode, PageType::TDR) {
+            Ok(held) => held,
+            Err(status) => return Err(status.with(operand)),
+        };
+        // The guard is built where it stays: moved about, it would be what this costs.
+        let Some(td) = chain.page.td() else {
+            drop(chain.guard(held));
+            return Err(incorrect);
+        };
+        let guard = chain.guard(held);
         Ok(TdrGuard { td, guard })
     }
 
@@ -138,6 +170,7 @@ impl Module {
     }
 
     /// A page of the host: aligned, outside of the module's own range, and of a shared HKID.
+    #[inline]
     pub(crate) fn check_shared_hpa(
         &self,
         pa: u64,
@@ -199,6 +232,7 @@ pub(crate) fn hold_op_state(td: &Td, leaf: Leaf) -> Result<HpGuard<'_>, TdxStatu
 const ALIGNMENT_BITS: u64 = (1 << 40) - 1;
 
 /// A guest page operand: reserved bits, level and alignment.
+#[inline]
 pub(crate) fn check_mapping(
     rcx: u64,
     levels: std::ops::RangeInclusive<u8>,
@@ -217,6 +251,7 @@ pub(crate) fn check_mapping(
 }
 
 /// A guest address that must be private and inside the TD's width.
+#[inline]
 pub(crate) fn check_private_gpa(td: &Td, gpa: Gpa, operand: OperandId) -> Result<(), TdxStatus> {
     if td.is_private_gpa(gpa) {
         Ok(())

@@ -7,16 +7,21 @@
 //! which the module finds through an owner or a secure-EPT entry, takes its own entry only.
 //! Source: TDX module 1.5, `pamt_manager.c`.
 
+mod chain;
+mod resize;
+
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
 
-use seamlock_sync::{Mode, Name, SharexHp};
+use seamlock_sync::{Name, SharexHp};
 use seamlock_tdx_abi::addr::Hpa;
 use seamlock_tdx_abi::pamt::PageType;
 
-use crate::locks::{HpGuard, PAMT_1G, PAMT_2M, PAMT_4K};
+use crate::locks::{PAMT_1G, PAMT_2M, PAMT_4K};
 use crate::td::Td;
 use crate::vp::Vp;
+
+pub(crate) use chain::{Chain, ImplicitPage, PageGuard};
 
 /// The metadata of one page, at one of the three levels.
 #[derive(Debug)]
@@ -154,15 +159,6 @@ pub(crate) struct Pamt {
     gigabytes: Vec<OnceLock<Gigabyte>>,
 }
 
-/// A page's chain of entries, from the top.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Chain<'m> {
-    pa: Hpa,
-    gigabyte: &'m Gigabyte,
-    region: &'m Region,
-    pub(crate) page: &'m Page,
-}
-
 impl Pamt {
     pub(crate) fn new(ram_bytes: u64) -> Pamt {
         let gigabytes = ram_bytes.div_ceil(PageSize::G1.bytes());
@@ -171,31 +167,38 @@ impl Pamt {
         }
     }
 
-    /// The chain of entries of the page at `pa`, which lies in a TDMR. `reserved` tells whether a page
-    /// lies in a reserved area; it is asked when a region is first touched.
-    #[inline]
-    pub(crate) fn chain(&self, pa: Hpa, reserved: &dyn Fn(Hpa) -> bool) -> Option<Chain<'_>> {
-        let pa = pa.page();
-        let gigabyte = self
-            .gigabytes
-            .get((pa.0 >> 30) as usize)?
-            .get_or_init(|| Gigabyte {
-                entry: PamtEntry::new(PageType::NDA),
-                regions: (0..512)
-                    .map(|_| Region {
-                        entry: PamtEntry::new(PageType::NDA),
-                        pages: OnceLock::new(),
-                    })
-                    .collect(),
-            });
+    /// The chain of entries of the page at `pa`, if its 2 MiB region was touched before.
+    #[inline(always)]
+    pub(crate) fn known(&self, pa: Hpa) -> Option<Chain<'_>> {
+        let gigabyte = self.gigabytes.get((pa.0 >> 30) as usize)?.get()?;
         let region = &gigabyte.regions[(pa.0 >> 21) as usize % 512];
-        let pages = region.pages.get_or_init(|| new_pages(pa, reserved));
+        let page = &region.pages.get()?[(pa.0 >> 12) as usize % 512];
         Some(Chain {
-            pa,
+            pa: pa.page(),
             gigabyte,
             region,
-            page: &pages[(pa.0 >> 12) as usize % 512],
+            page,
         })
+    }
+
+    /// Makes the entries of the page at `pa`, whose 1 GiB block has a complete PAMT; false outside of
+    /// memory. `reserved` tells whether a page lies in a reserved area.
+    pub(crate) fn touch(&self, pa: Hpa, reserved: &dyn Fn(Hpa) -> bool) -> bool {
+        let Some(gigabyte) = self.gigabytes.get((pa.0 >> 30) as usize) else {
+            return false;
+        };
+        let gigabyte = gigabyte.get_or_init(|| Gigabyte {
+            entry: PamtEntry::new(PageType::NDA),
+            regions: (0..512)
+                .map(|_| Region {
+                    entry: PamtEntry::new(PageType::NDA),
+                    pages: OnceLock::new(),
+                })
+                .collect(),
+        });
+        let region = &gigabyte.regions[(pa.0 >> 21) as usize % 512];
+        region.pages.get_or_init(|| new_pages(pa, reserved));
+        true
     }
 
     /// Every entry that was ever touched, ascending; a bigger page before the pages in it. For accounting.
@@ -280,214 +283,4 @@ impl Page {
     pub(crate) fn new_vp(&self, tdvpr: Hpa) -> &Vp {
         self.vp.get_or_init(|| Box::new(Vp::new(tdvpr)))
     }
-}
-
-/// A page that the module found by itself, held alone: its own entry, and none above it.
-#[derive(Debug)]
-pub(crate) struct ImplicitPage<'m> {
-    _guard: HpGuard<'m>,
-    pub(crate) entry: &'m PamtEntry,
-}
-
-/// An explicit page operand, held: its entry in the wanted mode, those above it shared.
-#[derive(Debug)]
-pub(crate) struct PageGuard<'m> {
-    // Dropped in this order: the page first, the 1 GiB entry last.
-    leaf: HpGuard<'m>,
-    _region: Option<HpGuard<'m>>,
-    _gigabyte: Option<HpGuard<'m>>,
-    chain: Chain<'m>,
-    size: PageSize,
-}
-
-impl<'m> PageGuard<'m> {
-    /// The entry that describes the page.
-    #[inline]
-    pub(crate) fn entry(&self) -> &'m PamtEntry {
-        match self.size {
-            PageSize::K4 => &self.chain.page.entry,
-            PageSize::M2 => &self.chain.region.entry,
-            PageSize::G1 => &self.chain.gigabyte.entry,
-        }
-    }
-
-    /// The 4 KiB page at the operand's address.
-    #[inline]
-    pub(crate) fn page(&self) -> &'m Page {
-        self.chain.page
-    }
-
-    /// The entries from the top to the page.
-    pub(crate) fn chain(&self) -> Chain<'m> {
-        self.chain
-    }
-
-    /// The size of the page found.
-    pub(crate) fn size(&self) -> PageSize {
-        self.size
-    }
-
-    /// The address of the 4 KiB page.
-    pub(crate) fn pa(&self) -> Hpa {
-        self.chain.pa
-    }
-
-    /// Leaves the page's words held, until `Chain::release_kept`.
-    pub(crate) fn keep(self) -> Chain<'m> {
-        let PageGuard {
-            leaf,
-            _region,
-            _gigabyte,
-            chain,
-            size: _,
-        } = self;
-        leaf.keep();
-        if let Some(region) = _region {
-            region.keep();
-        }
-        if let Some(gigabyte) = _gigabyte {
-            gigabyte.keep();
-        }
-        chain
-    }
-}
-
-impl<'m> Chain<'m> {
-    /// The name of the entry at `size`.
-    #[inline]
-    pub(crate) fn name(&self, size: PageSize) -> Name {
-        size.name(self.pa)
-    }
-
-    /// The entry at `size`.
-    pub(crate) fn entry(&self, size: PageSize) -> &'m PamtEntry {
-        match size {
-            PageSize::K4 => &self.page.entry,
-            PageSize::M2 => &self.region.entry,
-            PageSize::G1 => &self.gigabyte.entry,
-        }
-    }
-
-    #[inline]
-    fn try_hold(&self, size: PageSize, mode: Mode) -> Option<HpGuard<'m>> {
-        HpGuard::try_host(&self.entry(size).lock, mode, self.name(size))
-    }
-
-    /// Takes the entry at `size` alone, as an implicit operand. None when it is busy.
-    #[inline]
-    pub(crate) fn hold(&self, size: PageSize, mode: Mode) -> Option<HpGuard<'m>> {
-        self.try_hold(size, mode)
-    }
-
-    /// Walks down to the page as an explicit operand, to the entry at `target` or to a bigger page
-    /// that covers it. None when an entry on the way is busy.
-    #[inline]
-    pub(crate) fn walk(self, target: PageSize, mode: Mode) -> Option<PageGuard<'m>> {
-        let gigabyte = self.try_hold(PageSize::G1, Mode::Shared)?;
-        if target == PageSize::G1 || self.gigabyte.entry.page_type() == PageType::REG {
-            let leaf = promoted(gigabyte, mode)?;
-            let size = PageSize::G1;
-            return Some(PageGuard {
-                leaf,
-                _region: None,
-                _gigabyte: None,
-                chain: self,
-                size,
-            });
-        }
-        let region = self.try_hold(PageSize::M2, Mode::Shared)?;
-        if target == PageSize::M2 || self.region.entry.page_type() == PageType::REG {
-            let leaf = promoted(region, mode)?;
-            let (size, _gigabyte) = (PageSize::M2, Some(gigabyte));
-            return Some(PageGuard {
-                leaf,
-                _region: None,
-                _gigabyte,
-                chain: self,
-                size,
-            });
-        }
-        let leaf = self.try_hold(PageSize::K4, mode)?;
-        Some(PageGuard {
-            leaf,
-            _region: Some(region),
-            _gigabyte: Some(gigabyte),
-            chain: self,
-            size: PageSize::K4,
-        })
-    }
-
-    /// Takes the entry at `size` alone and exclusively, as an implicit operand.
-    pub(crate) fn hold_implicit(self, size: PageSize) -> Option<ImplicitPage<'m>> {
-        let _guard = self.try_hold(size, Mode::Exclusive)?;
-        Some(ImplicitPage {
-            _guard,
-            entry: self.entry(size),
-        })
-    }
-
-    /// The entries of the pages that a page of `size` is made of.
-    fn parts(self, size: PageSize) -> impl Iterator<Item = &'m PamtEntry> {
-        let pages = match size {
-            PageSize::M2 => self.region.pages.get(),
-            _ => None,
-        };
-        let regions = match size {
-            PageSize::G1 => Some(&self.gigabyte.regions),
-            _ => None,
-        };
-        let pages = pages.into_iter().flat_map(|pages| pages.iter());
-        let regions = regions.into_iter().flat_map(|regions| regions.iter());
-        pages
-            .map(|page| &page.entry)
-            .chain(regions.map(|region| &region.entry))
-    }
-
-    /// Whether none of the 4 KiB pages of the 2 MiB page is in use. The caller holds the 2 MiB entry
-    /// alone, so that nobody can walk to one of them.
-    pub(crate) fn is_free_2m(self) -> bool {
-        self.parts(PageSize::M2)
-            .all(|entry| entry.page_type() == PageType::NDA)
-    }
-
-    /// Makes one page of `size` of its 512 parts, which have one owner. None when its entry is busy.
-    pub(crate) fn join(self, size: PageSize) -> Option<()> {
-        let _guard = self.try_hold(size, Mode::Exclusive)?;
-        let whole = self.entry(size);
-        let first = self.parts(size).next()?;
-        whole.assign_again(first.page_type(), first.owner());
-        self.parts(size)
-            .for_each(|part| part.set_type(PageType::NDA));
-        Some(())
-    }
-
-    /// Makes 512 parts of one page of `size`. None when its entry is busy.
-    pub(crate) fn split(self, size: PageSize) -> Option<()> {
-        let _guard = self.try_hold(size, Mode::Exclusive)?;
-        let whole = self.entry(size);
-        self.parts(size)
-            .for_each(|part| part.assign(whole.page_type(), whole.owner()));
-        whole.set_type(PageType::NDA);
-        Some(())
-    }
-
-    /// Gives back the words of a 4 KiB page that [`PageGuard::keep`] left held.
-    pub(crate) fn release_kept(&self, mode: Mode) {
-        self.page.entry.lock.release(mode, self.name(PageSize::K4));
-        self.region
-            .entry
-            .lock
-            .release(Mode::Shared, self.name(PageSize::M2));
-        self.gigabyte
-            .entry
-            .lock
-            .release(Mode::Shared, self.name(PageSize::G1));
-    }
-}
-
-fn promoted(mut guard: HpGuard<'_>, mode: Mode) -> Option<HpGuard<'_>> {
-    if mode == Mode::Exclusive && !guard.promote() {
-        return None;
-    }
-    Some(guard)
 }

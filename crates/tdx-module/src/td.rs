@@ -15,8 +15,9 @@ use seamlock_sync::{Class, Plain, Private, Shared, Sharex, SharexHp};
 use seamlock_tdx_abi::addr::{Gpa, Hkid, Hpa, NULL_PA};
 use seamlock_tdx_abi::lifecycle::{LifecycleState, OpState};
 
-use crate::measure::{Digest, Launch};
+use crate::measure::{Digest, Launch, LaunchCell};
 use crate::platform::XsaveLayout;
+use crate::sept::LastTable;
 
 /// TDCS pages that MNG.INIT needs (TDCS_BASE_SIZE / 4096).
 pub(crate) const MIN_TDCS_PAGES: u32 = 6;
@@ -73,8 +74,10 @@ pub(crate) struct Td {
     /// Width of a physical address that the TD is shown.
     pub(crate) virt_maxpa: Plain<u32>,
 
+    /// Where the last page was added.
+    pub(crate) last_table: LastTable,
     /// The running hash of MRTD.
-    pub(crate) launch: Private<Launch>,
+    pub(crate) launch: LaunchCell,
     /// What is only configured, read and reported.
     pub(crate) config: Private<TdConfig>,
 }
@@ -141,7 +144,8 @@ impl Td {
             ept_levels: Plain::new(0),
             gpaw_52: Plain::new(false),
             virt_maxpa: Plain::new(0),
-            launch: Private::new(Launch::default()),
+            last_table: LastTable::default(),
+            launch: LaunchCell::default(),
             config: Private::new(TdConfig::default()),
         }
     }
@@ -168,6 +172,7 @@ impl Td {
         self.ept_levels.store(0);
         self.gpaw_52.store(false);
         self.virt_maxpa.store(0);
+        self.last_table.forget();
         self.launch.with(|launch| *launch = Launch::default());
         self.config.with(|config| *config = TdConfig::default());
     }

@@ -14,6 +14,7 @@ const ALIAS_SHIFT: u32 = 57;
 const ACCEPT_COUNTER: u64 = 0x1ff << 12;
 
 /// An entry that maps the page at `hpa` for reading, writing and executing, or keeps it pending.
+#[inline]
 pub(crate) fn leaf_entry(hpa: Hpa, state: SeptState) -> SeptEntry {
     let fixed = SeptEntry::MT_WB | SeptEntry::SUPPRESS_VE;
     let rwx = if state == SeptState::MAPPED {

@@ -19,9 +19,9 @@ pub(crate) use entry::{
 pub(crate) use merge::{LockedTable, write_parts};
 pub(crate) use target::{LockedEntry, Named, Target};
 
-use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::{AtomicU64, Ordering::Release, Ordering::SeqCst};
 
-use seamlock_sync::{Action, Name, hooked};
+use seamlock_sync::{Action, Name, Plain, hooked};
 use seamlock_tdx_abi::addr::{Gpa, Hpa};
 use seamlock_tdx_abi::regs::Regs;
 use seamlock_tdx_abi::sept::{SeptEntry, SeptState};
@@ -41,6 +41,63 @@ pub(crate) struct Walk<'m> {
     pub(crate) level: u8,
     /// The entry's name.
     pub(crate) name: Name,
+    /// The table that the entry is in.
+    pub(crate) table: Hpa,
+}
+
+/// An entry that nobody else can change.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Slot<'m> {
+    word: &'m AtomicU64,
+    /// The entry's level: 0 maps 4 KiB.
+    pub(crate) level: u8,
+}
+
+impl Slot<'_> {
+    /// The entry.
+    #[inline]
+    pub(crate) fn load(&self) -> SeptEntry {
+        SeptEntry::from_bits_retain(self.word.load(SeqCst))
+    }
+
+    /// Replaces the entry. No hook is told: whoever may read it orders itself by the TDR.
+    #[inline]
+    pub(crate) fn store(&self, entry: SeptEntry) {
+        self.word.store(entry.bits(), Release);
+    }
+
+    /// Reports the entry in RCX and RDX, as leaves with extended error information do.
+    pub(crate) fn report(&self, regs: &mut Regs) {
+        entry::report(self.load(), self.level, regs);
+    }
+}
+
+/// The table of 4 KiB entries where the last walk of a caller that held the TDR alone ended.
+///
+/// # Locking
+/// Written and read under TDR exclusive; forgotten under TDR shared, by whoever changes a table entry.
+#[derive(Debug, Default)]
+pub(crate) struct LastTable {
+    /// The GPA in units of 2 MiB, plus one; zero when there is no table.
+    region: Plain<u64>,
+    table: Plain<u64>,
+}
+
+impl LastTable {
+    #[inline]
+    fn of(&self, gpa: Gpa) -> Option<Hpa> {
+        (self.region.load() == (gpa.0 >> 21) + 1).then(|| Hpa(self.table.load()))
+    }
+
+    fn remember(&self, gpa: Gpa, table: Hpa) {
+        self.region.store((gpa.0 >> 21) + 1);
+        self.table.store(table.0);
+    }
+
+    /// A table was blocked, removed or put elsewhere.
+    pub(crate) fn forget(&self) {
+        self.region.store(0);
+    }
 }
 
 impl Walk<'_> {
@@ -54,17 +111,12 @@ impl Walk<'_> {
         entry::report(self.entry, self.level, regs);
     }
 
-    /// Replaces the entry; lock bits are the caller's to keep in `entry`. Nobody else is there.
-    pub(crate) fn store(&self, entry: SeptEntry) {
-        self.slot.store(entry.bits(), SeqCst);
-    }
-
-    /// Replaces the entry where others may read it.
+    /// Replaces the entry where others may read it; lock bits are the caller's to keep in `entry`.
     pub(crate) fn store_watched(&self, entry: SeptEntry) {
         if hooked() {
             seamlock_sync::announce(Action::Store, self.name, entry.bits());
         }
-        self.store(entry);
+        self.slot.store(entry.bits(), SeqCst);
     }
 }
 
@@ -108,6 +160,33 @@ impl Module {
         self.walk_tree(td, tree, gpa, level, ordered)
     }
 
+    /// Walks to the entry that maps the 4 KiB page at `gpa`, or as far as there are tables. The caller
+    /// holds the TDR alone: nobody changes an entry.
+    ///
+    /// Pages are mostly added in order, so the last table is remembered until a table goes.
+    #[inline(always)]
+    pub(crate) fn walk_alone(&self, td: &Td, gpa: Gpa) -> Option<Slot<'_>> {
+        match td.last_table.of(gpa) {
+            Some(table) => self.memory.frame(table).map(|frame| Slot {
+                word: &frame.words()[(gpa.0 >> 12) as usize % 512],
+                level: 0,
+            }),
+            None => self.walk_and_remember(td, gpa),
+        }
+    }
+
+    #[cold]
+    fn walk_and_remember(&self, td: &Td, gpa: Gpa) -> Option<Slot<'_>> {
+        let walk = self.walk(td, gpa, 0, Ordered::ByTdr)?;
+        if walk.level == 0 {
+            td.last_table.remember(gpa, walk.table);
+        }
+        Some(Slot {
+            word: walk.slot,
+            level: walk.level,
+        })
+    }
+
     /// The entry for `gpa` at `level` however it is reached, through blocked tables too; None where
     /// there is no table. For whoever looks at lock words from outside.
     pub(crate) fn find_entry(&self, td: &Td, gpa: Gpa, level: u8) -> Option<Walk<'_>> {
@@ -123,6 +202,7 @@ impl Module {
                     entry,
                     level,
                     name,
+                    table,
                 });
             }
             let state = entry.state();
@@ -159,6 +239,7 @@ impl Module {
                     entry,
                     level: at,
                     name,
+                    table,
                 });
             }
             table = entry.hpa();

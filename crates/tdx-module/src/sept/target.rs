@@ -58,7 +58,7 @@ impl<'m> LockedEntry<'m> {
     }
 
     /// Replaces the entry, which stays locked.
-    pub(crate) fn store(&mut self, entry: SeptEntry) {
+    fn store(&mut self, entry: SeptEntry) {
         self.walk.entry = entry | SeptEntry::TDEL;
         self.walk.store_watched(self.walk.entry);
     }
@@ -136,6 +136,14 @@ impl<'m> Target<'m> {
             gpa,
             level,
         })
+    }
+
+    /// Replaces the entry, which stays locked.
+    pub(crate) fn store(&mut self, entry: SeptEntry) {
+        if self.level > 0 {
+            self.td().last_table.forget();
+        }
+        self.entry.store(entry);
     }
 
     /// Checks that the leaf is allowed on the entry's state.

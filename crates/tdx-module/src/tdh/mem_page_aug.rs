@@ -24,9 +24,7 @@ pub(crate) fn run(call: &mut Call<'_, '_>) -> Done {
     if size == PageSize::M2 && !page.chain().is_free_2m() {
         return Err(TdxStatus::PAGE_METADATA_INCORRECT.with(OperandId::R8));
     }
-    target
-        .entry
-        .store(leaf_entry(page.pa(), SeptState::PENDING));
+    target.store(leaf_entry(page.pa(), SeptState::PENDING));
     target.td().chldcnt.fetch_add(size.pages());
     page.entry().assign(PageType::REG, target.td().tdr);
     Ok(())

@@ -64,7 +64,7 @@ pub(crate) fn run(call: &mut Call<'_, '_>) -> Done {
     let walks = write_l2_parts(call, &target, whole, &pages, &operands)?;
     interrupted(call, &operands)?;
     chain.split(size).ok_or(busy)?;
-    target.entry.store(table_entry(page.pa()));
+    target.store(table_entry(page.pa()));
     page.entry().assign_again(PageType::EPT, td.tdr);
     td.chldcnt.fetch_add(1);
     for ((vm, page), walk) in (1..).zip(&pages).zip(walks) {
@@ -72,7 +72,7 @@ pub(crate) fn run(call: &mut Call<'_, '_>) -> Done {
             continue;
         };
         walk.store_watched(l2::table_entry(page.pa()));
-        target.entry.store(with_alias(target.entry.value(), vm));
+        target.store(with_alias(target.entry.value(), vm));
         page.entry().assign_again(PageType::EPT, td.tdr);
         td.chldcnt.fetch_add(1);
     }

@@ -47,7 +47,7 @@ pub(crate) fn run(call: &mut Call<'_, '_>) -> Done {
     let busy = TdxStatus::OPERAND_BUSY.with(OperandId::RCX);
     m.chain(pa).and_then(|c| c.join(size)).ok_or(busy)?;
     small.leave_locked();
-    target.entry.store(first);
+    target.store(first);
     free_table(td, &page);
     let out = [&mut call.r.r9, &mut call.r.r10, &mut call.r.r11];
     for (table, out) in tables.iter().zip(out) {

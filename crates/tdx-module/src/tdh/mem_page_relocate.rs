@@ -37,7 +37,7 @@ pub(crate) fn run(call: &mut Call<'_, '_>) -> Done {
         let moved = with_hpa(walk.entry, new.pa());
         walk.store_watched(if pending { moved } else { l2::unblocked(moved) });
     }
-    target.entry.store(unblocked(with_hpa(entry, new.pa())));
+    target.store(unblocked(with_hpa(entry, new.pa())));
     call.r.rcx = from.0;
     Ok(())
 }

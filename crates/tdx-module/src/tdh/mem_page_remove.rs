@@ -24,7 +24,7 @@ pub(crate) fn run(call: &mut Call<'_, '_>) -> Done {
     for (_, walk) in m.l2_entries(td, entry, target.gpa, target.level) {
         walk.store_watched(l2::FREE);
     }
-    target.entry.store(SeptEntry::FREE);
+    target.store(SeptEntry::FREE);
     td.chldcnt.fetch_sub(size.pages());
     page.entry.set_type(PageType::NDA);
     call.r.rcx = pa.0;

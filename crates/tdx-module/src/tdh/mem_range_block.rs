@@ -22,7 +22,7 @@ pub(crate) fn run(call: &mut Call<'_, '_>) -> Done {
     }
     target.check_state(call)?;
     let td = target.td();
-    target.entry.store(blocked(before, target.level));
+    target.store(blocked(before, target.level));
     // L2 entries go second: a VM exit that meets the L1 entry blocked is the host's to handle.
     let w_saved = sept_is(before.state(), SeptTrait::BlockedForWriting);
     for (_, walk) in m.l2_entries(td, before, target.gpa, target.level) {

@@ -37,6 +37,6 @@ pub(crate) fn run(call: &mut Call<'_, '_>) -> Done {
             walk.store_watched(l2::unblocked(walk.entry));
         }
     }
-    target.entry.store(unblocked(entry));
+    target.store(unblocked(entry));
     Ok(())
 }

@@ -79,7 +79,7 @@ fn add(call: &mut Call<'_, '_>, operands: &Regs, offered: &mut Offered) -> Done 
     let mut added = false;
     if let Some(page) = page {
         fill_table(call, &target, &page, SeptEntry::FREE);
-        target.entry.store(table_entry(page.pa()));
+        target.store(table_entry(page.pa()));
         offered[0] = NULL_PA;
         added = true;
     }
@@ -90,7 +90,7 @@ fn add(call: &mut Call<'_, '_>, operands: &Regs, offered: &mut Offered) -> Done 
             return Err(TdxStatus::INTERRUPTED_RESUMABLE);
         }
         fill_table(call, &target, &page, l2::FREE);
-        target.entry.store(with_alias(target.entry.value(), vm));
+        target.store(with_alias(target.entry.value(), vm));
         walk.store_watched(l2::table_entry(page.pa()));
         offered[usize::from(vm)] = NULL_PA;
         added = true;

@@ -54,7 +54,7 @@ pub(crate) fn run(call: &mut Call<'_, '_>) -> Done {
             *out = walk.entry.hpa().0;
         }
     }
-    target.entry.store(SeptEntry::FREE);
+    target.store(SeptEntry::FREE);
     free_table(td, &page);
     call.r.rcx = entry.hpa().0;
     Ok(())

@@ -1,0 +1,233 @@
+//! A module brought up through SEAMCALLs, and TDs on it.
+//!
+//! Memory: 16 GiB. Host structures lie below 1 GiB, PAMTs in the first GiB of convertible memory, one
+//! TDMR of 4 GiB at 4 GiB, of which pages are given out one after the other.
+
+#![allow(dead_code)] // each test uses its part
+
+use std::cell::Cell;
+
+use seamlock_tdx_abi::addr::Hpa;
+use seamlock_tdx_abi::leaf::Leaf;
+use seamlock_tdx_abi::regs::Regs;
+use seamlock_tdx_abi::status::TdxStatus;
+use seamlock_tdx_abi::td_params::{EptpControls, TdParams, XFAM_FIXED1};
+use seamlock_tdx_abi::tdmr::TdmrInfo;
+use seamlock_tdx_module::{After, Module, Platform};
+use zerocopy::{FromZeros, IntoBytes};
+
+pub const GIB: u64 = 1 << 30;
+pub const MIB2: u64 = 1 << 21;
+pub const PAGE: u64 = 4096;
+/// The TDMR.
+pub const TDMR: u64 = 4 * GIB;
+const TDMR_SIZE: u64 = 4 * GIB;
+/// The module's HKID, and the first for TDs.
+const MODULE_HKID: u64 = 32;
+/// Host structures.
+const ARRAY: u64 = 0x10_0000;
+const INFO: u64 = 0x10_1000;
+const PARAMS: u64 = 0x10_2000;
+/// A page of the host, for PAGE.ADD to copy.
+pub const SOURCE: u64 = 0x20_0000;
+
+/// A module that is ready.
+pub struct Bed {
+    pub m: Module,
+    next_page: Cell<u64>,
+    next_hkid: Cell<u64>,
+}
+
+/// What MNG.INIT is asked for.
+#[derive(Clone, Copy)]
+pub struct Ask {
+    pub attributes: u64,
+    pub l2_vms: u8,
+}
+
+impl Ask {
+    pub const PLAIN: Ask = Ask {
+        attributes: 0,
+        l2_vms: 0,
+    };
+    pub const DEBUG: Ask = Ask {
+        attributes: 1,
+        l2_vms: 0,
+    };
+}
+
+impl Bed {
+    pub fn new() -> Bed {
+        let m = Module::new(Platform::sapphire_rapids(16 * GIB, 2));
+        let bed = Bed {
+            m,
+            next_page: Cell::new(TDMR),
+            next_hkid: Cell::new(MODULE_HKID + 1),
+        };
+        bed.ok(Leaf::SYS_INIT, &[]);
+        for lp in 0..2 {
+            let mut regs = Regs::call(Leaf::SYS_LP_INIT);
+            assert_eq!(bed.m.seamcall(lp, &mut regs), After::Host);
+            assert_eq!(regs.status(), TdxStatus::SUCCESS);
+        }
+        let mut info = TdmrInfo::new_zeroed();
+        (info.base, info.size) = (TDMR, TDMR_SIZE);
+        let entries = |bytes: u64| TDMR_SIZE / bytes * 16;
+        (info.pamt_1g_base, info.pamt_1g_size) = (GIB, PAGE);
+        (info.pamt_2m_base, info.pamt_2m_size) = (GIB + MIB2, entries(MIB2));
+        (info.pamt_4k_base, info.pamt_4k_size) = (GIB + 16 * MIB2, entries(PAGE));
+        bed.write(INFO, info.as_bytes());
+        bed.write(ARRAY, &INFO.to_le_bytes());
+        bed.ok(Leaf::SYS_CONFIG, &[ARRAY, 1, MODULE_HKID]);
+        bed.ok(Leaf::SYS_KEY_CONFIG, &[]);
+        while bed.ok(Leaf::SYS_TDMR_INIT, &[TDMR]).rdx < TDMR + TDMR_SIZE {}
+        bed
+    }
+
+    pub fn write(&self, pa: u64, bytes: &[u8]) {
+        self.m.memory().write(Hpa(pa), bytes).unwrap();
+    }
+
+    /// Calls a leaf on LP 0 with RCX, RDX, R8, R9, … .
+    pub fn call(&self, leaf: Leaf, operands: &[u64]) -> Regs {
+        self.call_version(leaf, 0, operands)
+    }
+
+    pub fn call_version(&self, leaf: Leaf, version: u8, operands: &[u64]) -> Regs {
+        let mut regs = Regs::call_version(leaf, version);
+        let slots = [
+            &mut regs.rcx,
+            &mut regs.rdx,
+            &mut regs.r8,
+            &mut regs.r9,
+            &mut regs.r10,
+            &mut regs.r11,
+        ];
+        for (slot, operand) in slots.into_iter().zip(operands) {
+            *slot = *operand;
+        }
+        let _ = self.m.seamcall(0, &mut regs);
+        regs
+    }
+
+    /// The status of a call.
+    pub fn status(&self, leaf: Leaf, operands: &[u64]) -> TdxStatus {
+        self.call(leaf, operands).status()
+    }
+
+    /// A call that succeeds.
+    pub fn ok(&self, leaf: Leaf, operands: &[u64]) -> Regs {
+        self.ok_version(leaf, 0, operands)
+    }
+
+    pub fn ok_version(&self, leaf: Leaf, version: u8, operands: &[u64]) -> Regs {
+        let regs = self.call_version(leaf, version, operands);
+        let status = regs.status();
+        assert_eq!(status, TdxStatus::SUCCESS, "{leaf} {operands:x?} {regs:?}");
+        regs
+    }
+
+    /// A page of the TDMR that nobody has.
+    pub fn page(&self) -> u64 {
+        let page = self.next_page.get();
+        self.next_page.set(page + PAGE);
+        page
+    }
+
+    /// A 2 MiB page of the TDMR that nobody has.
+    pub fn page_2m(&self) -> u64 {
+        let page = self.next_page.get().next_multiple_of(MIB2);
+        self.next_page.set(page + MIB2);
+        page
+    }
+
+    /// A page in a 2 MiB range where nothing else is.
+    pub fn lone_page(&self) -> u64 {
+        self.page_2m()
+    }
+
+    /// A TD with an HKID and TDCS pages, not initialised. Its TDR is alone in its 2 MiB range.
+    pub fn bare_td(&self, l2_vms: u8) -> u64 {
+        let tdr = self.lone_page();
+        self.page_2m();
+        let hkid = self.next_hkid.get();
+        self.next_hkid.set(hkid + 1);
+        self.ok(Leaf::MNG_CREATE, &[tdr, hkid]);
+        self.ok(Leaf::MNG_KEY_CONFIG, &[tdr]);
+        for _ in 0..6 + l2_vms {
+            self.ok(Leaf::MNG_ADDCX, &[self.page(), tdr]);
+        }
+        tdr
+    }
+
+    /// TD_PARAMS in memory.
+    pub fn params(&self, ask: Ask) -> u64 {
+        let mut params = TdParams::new_zeroed();
+        params.attributes = ask.attributes;
+        params.xfam = XFAM_FIXED1;
+        params.max_vcpus = 8;
+        params.num_l2_vms = ask.l2_vms;
+        params.eptp_controls = EptpControls::WB_PWL4.0;
+        params.tsc_frequency = 80;
+        self.write(PARAMS, params.as_bytes());
+        PARAMS
+    }
+
+    /// A TD that is being built.
+    pub fn td(&self, ask: Ask) -> u64 {
+        let tdr = self.bare_td(ask.l2_vms);
+        self.ok(Leaf::MNG_INIT, &[tdr, self.params(ask)]);
+        tdr
+    }
+
+    /// A vCPU with its pages, not initialised. Its TDVPR is alone in its 2 MiB range.
+    pub fn bare_vcpu(&self, tdr: u64) -> u64 {
+        let tdvpr = self.lone_page();
+        self.page_2m();
+        self.ok(Leaf::VP_CREATE, &[tdvpr, tdr]);
+        for _ in 0..5 {
+            self.ok(Leaf::VP_ADDCX, &[self.page(), tdvpr]);
+        }
+        tdvpr
+    }
+
+    pub fn vcpu(&self, tdr: u64) -> u64 {
+        let tdvpr = self.bare_vcpu(tdr);
+        self.ok(Leaf::VP_INIT, &[tdvpr]);
+        tdvpr
+    }
+
+    /// Tables down to the entry that maps `gpa` at `level`, those that exist already left.
+    pub fn tables(&self, tdr: u64, gpa: u64, level: u64) {
+        for at in (level + 1..=3).rev() {
+            let base = gpa >> (12 + 9 * at) << (12 + 9 * at);
+            self.ok(Leaf::MEM_SEPT_ADD, &[base | at, tdr | 1, self.page()]);
+        }
+    }
+
+    /// PAGE.ADD of the host's source page.
+    pub fn add(&self, tdr: u64, gpa: u64) -> u64 {
+        let page = self.page();
+        self.ok(Leaf::MEM_PAGE_ADD, &[gpa, tdr, page, SOURCE]);
+        page
+    }
+
+    /// Ends the building of a TD, which gets a vCPU for it.
+    pub fn finalize(&self, tdr: u64) -> u64 {
+        let tdvpr = self.vcpu(tdr);
+        self.ok(Leaf::MR_FINALIZE, &[tdr]);
+        tdvpr
+    }
+
+    /// What MEM.SEPT.RD says of an entry: RCX and the state in RDX.
+    pub fn entry(&self, tdr: u64, gpa: u64, level: u64) -> (u64, u8) {
+        let regs = self.ok(Leaf::MEM_SEPT_RD, &[gpa | level, tdr]);
+        (regs.rcx, (regs.rdx >> 8) as u8)
+    }
+
+    /// Type, owner and size that PHYMEM.PAGE.RDMD says of a page.
+    pub fn metadata(&self, page: u64) -> (u64, u64, u64) {
+        let regs = self.ok(Leaf::PHYMEM_PAGE_RDMD, &[page]);
+        (regs.rcx, regs.rdx, regs.r8)
+    }
+}
