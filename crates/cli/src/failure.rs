@@ -24,7 +24,11 @@ pub fn exit_code(done: anyhow::Result<ExitCode>) -> ExitCode {
         Ok(code) => code,
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            anstream::eprintln!("{}error{}: {error:#}", style::BAD.render(), style::BAD.render_reset());
+            anstream::eprintln!(
+                "{}error{}: {error:#}",
+                style::BAD.render(),
+                style::BAD.render_reset()
+            );
             let bad_input = error.downcast_ref::<BadInput>().is_some();
             ExitCode::from(if bad_input { 2 } else { 1 })
         }
@@ -33,6 +37,9 @@ pub fn exit_code(done: anyhow::Result<ExitCode>) -> ExitCode {
 
 /// The reader of our output has seen enough.
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    let io = error.chain().filter_map(|cause| cause.downcast_ref::<std::io::Error>());
-    io.into_iter().any(|cause| cause.kind() == std::io::ErrorKind::BrokenPipe)
+    let io = error
+        .chain()
+        .filter_map(|cause| cause.downcast_ref::<std::io::Error>());
+    io.into_iter()
+        .any(|cause| cause.kind() == std::io::ErrorKind::BrokenPipe)
 }

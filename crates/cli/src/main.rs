@@ -5,6 +5,7 @@
 #![allow(clippy::disallowed_methods)]
 
 mod failure;
+mod launch;
 mod progress;
 mod run;
 mod style;
@@ -26,6 +27,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Run(run::Run),
+    Launch(launch::Launch),
     Vectors(vectors::Vectors),
 }
 
@@ -33,6 +35,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let done = match cli.command {
         Command::Run(command) => command.run(),
+        Command::Launch(command) => command.run(),
         Command::Vectors(command) => command.run(),
     };
     failure::exit_code(done)

@@ -92,7 +92,11 @@ impl Vectors {
             };
             return Err(BadInput(what).into());
         }
-        Ok(if report.passed() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        Ok(if report.passed() {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        })
     }
 }
 
@@ -102,6 +106,9 @@ impl Progress for Bar {
     fn advance(&mut self, position: Position) {
         self.0.set_length(position.bytes_total);
         self.0.set_position(position.bytes);
-        self.0.set_message(format!("{} sequences, {} failed", position.sequences, position.failed));
+        self.0.set_message(format!(
+            "{} sequences, {} failed",
+            position.sequences, position.failed
+        ));
     }
 }

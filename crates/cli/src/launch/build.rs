@@ -1,0 +1,386 @@
+//! The launch itself, step by step, as a VMM does it.
+
+use std::thread;
+
+use anyhow::{Context, bail};
+use seamlock_kvm::{Control, Task, Teardown, close};
+use seamlock_tdvf::{Memslot, Region, SlotKind, Source};
+use seamlock_tdx_abi::kvm::*;
+use seamlock_tdx_abi::regs::Regs;
+use seamlock_tdx_abi::{FieldId, Hpa, Leaf};
+use zerocopy::{FromZeros, IntoBytes};
+
+use super::firmware::Firmware;
+use super::journal::{Journal, Line};
+use super::vcpu::VcpuThread;
+use super::vmm::Machine;
+use super::Request;
+use crate::progress;
+
+/// CPUID leaf with the address widths; its EAX bits 23:16 choose GPAW.
+const ADDRESS_LEAF: u32 = 0x8000_0008;
+/// Offset of `immediate_exit` in `struct kvm_run`.
+const IMMEDIATE_EXIT: usize = 1;
+/// Guest physical address width asked for.
+const GPA_BITS: u32 = 48;
+/// CPUID leaf 1 ECX: x2APIC, which KVM_TDX_INIT_VCPU needs.
+const X2APIC: u32 = 1 << 21;
+/// Pages of one KVM_TDX_INIT_MEM_REGION: enough to be no cost, few enough to show progress.
+const PAGES_PER_CALL: u64 = 4096;
+
+/// A launch that is over.
+#[derive(Debug)]
+pub struct Launched {
+    /// What was asked for.
+    pub request: Request,
+    /// The TD's measurement.
+    pub mrtd: String,
+    /// The ioctls, in order.
+    pub ioctls: Vec<Line>,
+    /// SEAMCALLs by leaf: how many, and how many of them failed.
+    pub seamcalls: Vec<(Leaf, u64, u64)>,
+    /// What teardown gave back.
+    pub teardown: Teardown,
+    /// Assertions of KVM's that failed.
+    pub bugs: Vec<String>,
+}
+
+impl Launched {
+    /// How often a leaf was called with success.
+    pub fn succeeded(&self, leaf: Leaf) -> u64 {
+        let row = self.seamcalls.iter().find(|(l, ..)| *l == leaf);
+        row.map_or(0, |(_, made, failed)| made - failed)
+    }
+
+    /// Whether everything came back and nothing was found broken.
+    pub fn is_clean(&self) -> bool {
+        self.teardown.pages_leaked == 0 && self.teardown.hkid_returned && self.bugs.is_empty()
+    }
+}
+
+/// A TD under construction.
+struct Td {
+    vm: i32,
+    vcpus: Vec<i32>,
+    gmems: Vec<i32>,
+}
+
+/// Boots a machine, launches the firmware on it, and tears the TD down.
+///
+/// # Errors
+/// The ioctl that was refused, with the kernel's check.
+pub fn launch(firmware: &Firmware, request: Request) -> anyhow::Result<Launched> {
+    let machine = Machine::boot(&request)?;
+    launch_on(&machine, firmware, request)
+}
+
+/// Launches the firmware on a machine that has booted, and tears the TD down.
+///
+/// # Errors
+/// As [`launch`].
+pub fn launch_on(
+    machine: &Machine,
+    firmware: &Firmware,
+    request: Request,
+) -> anyhow::Result<Launched> {
+    let control = Control::on(0);
+    let task = machine.process.task(&control);
+    let before = machine.host.counters().by_leaf();
+    let mrtd = thread::scope(|scope| {
+        let cpus = machine.host.cpus().len() as u32;
+        let start = |i| VcpuThread::start(scope, machine, i % cpus);
+        let threads: Vec<_> = (0..request.vcpus).map(start).collect();
+        let flash = machine.process.map_bytes(firmware.image.clone());
+        let done = Builder { machine, firmware, task: &task, threads: &threads, flash }.run();
+        machine.process.unmap(flash);
+        done
+    })?;
+    let after = machine.host.counters().by_leaf();
+    finish(&machine.journal, request, mrtd, &before, &after)
+}
+
+fn finish(
+    journal: &Journal,
+    request: Request,
+    mrtd: String,
+    before: &[(Leaf, u64, u64)],
+    after: &[(Leaf, u64, u64)],
+) -> anyhow::Result<Launched> {
+    let earlier = |leaf| {
+        let row = before.iter().find(|(l, ..)| *l == leaf);
+        row.map_or((0, 0), |(_, made, failed)| (*made, *failed))
+    };
+    let during = after.iter().map(|&(leaf, made, failed)| {
+        let (made_before, failed_before) = earlier(leaf);
+        (leaf, made - made_before, failed - failed_before)
+    });
+    let teardown = journal.teardowns().pop().context("the VM outlived its last descriptor")?;
+    Ok(Launched {
+        request,
+        mrtd,
+        ioctls: journal.ioctls(),
+        seamcalls: during.filter(|(_, made, _)| *made > 0).collect(),
+        teardown,
+        bugs: journal.bugs().iter().map(ToString::to_string).collect(),
+    })
+}
+
+struct Builder<'a, 's, 'm> {
+    machine: &'m Machine,
+    firmware: &'m Firmware,
+    task: &'a Task<'a>,
+    threads: &'a [VcpuThread<'s, 'm>],
+    /// Where the VMM has mapped the image.
+    flash: u64,
+}
+
+impl<'s, 'm: 's> Builder<'_, 's, 'm> {
+    fn run(&self) -> anyhow::Result<String> {
+        let mut td = Td { vm: self.create_vm()?, vcpus: Vec::new(), gmems: Vec::new() };
+        // Whatever was made is taken down again, also when a step is refused.
+        let built = self.build(&mut td);
+        self.destroy(&td)?;
+        built
+    }
+
+    fn build(&self, td: &mut Td) -> anyhow::Result<String> {
+        let cpuid = self.init_vm(td.vm)?;
+        for index in 0..self.threads.len() {
+            let fd = self.create_vcpu(td.vm, index, &cpuid)?;
+            td.vcpus.push(fd);
+        }
+        for slot in self.firmware.plan.memory.memslots() {
+            let gmem = self.add_slot(td.vm, &slot)?;
+            td.gmems.push(gmem);
+        }
+        let hob = self.firmware.plan.td_hob.as_ref().map_or(0, |hob| hob.gpa);
+        for (thread, &fd) in self.threads.iter().zip(&td.vcpus) {
+            let machine = self.machine;
+            thread.run(move |task| machine.tdx(task, fd, TdxCmdId::KVM_TDX_INIT_VCPU, 0, hob))?;
+        }
+        self.load_regions(td.vcpus[0])?;
+        self.machine.tdx(self.task, td.vm, TdxCmdId::KVM_TDX_FINALIZE_VM, 0, 0)?;
+        self.enter_once(td)?;
+        mrtd(self.machine)
+    }
+
+    fn create_vm(&self) -> anyhow::Result<i32> {
+        let (m, task) = (self.machine, self.task);
+        let version = m.ioctl(task, m.kvm, KVM_GET_API_VERSION, 0)?;
+        if version != 12 {
+            bail!("KVM_GET_API_VERSION is {version}, not 12");
+        }
+        let types = m.ioctl(task, m.kvm, KVM_CHECK_EXTENSION, u64::from(KVM_CAP_VM_TYPES))?;
+        if types >> KVM_X86_TDX_VM & 1 == 0 {
+            bail!("KVM offers no VM of type TDX");
+        }
+        let vm = m.ioctl(task, m.kvm, KVM_CREATE_VM, KVM_X86_TDX_VM)? as i32;
+        let hypercalls = 1u64 << KVM_HC_MAP_GPA_RANGE;
+        m.enable_cap(task, vm, KVM_CAP_EXIT_HYPERCALL, hypercalls)?;
+        m.enable_cap(task, vm, KVM_CAP_SPLIT_IRQCHIP, 24)?;
+        Ok(vm)
+    }
+
+    /// KVM_TDX_INIT_VM with everything that KVM offers, and the CPUID that the vCPUs will get.
+    fn init_vm(&self, vm: i32) -> anyhow::Result<Vec<KvmCpuidEntry2>> {
+        let (m, task) = (self.machine, self.task);
+        let capabilities = size_of::<KvmTdxCapabilities>() - size_of::<KvmCpuid2>();
+        let (head, configurable) = m.cpuid_at(capabilities, |at| {
+            m.tdx(task, vm, TdxCmdId::KVM_TDX_CAPABILITIES, 0, at)
+        })?;
+        let word = |at: usize| {
+            head.get(at..at + 8).and_then(|b| b.try_into().ok()).map_or(0, u64::from_le_bytes)
+        };
+        let (attributes, xfam) = (word(0), word(8));
+        let (_, supported) = m.cpuid_at(0, |at| m.ioctl(task, m.kvm, KVM_GET_SUPPORTED_CPUID, at))?;
+        let mut init = KvmTdxInitVm::new_zeroed();
+        // Without SEPT_VE_DISABLE a guest could be made to take #VE anywhere.
+        init.attributes = attributes & 1 << 28;
+        init.xfam = xfam;
+        let entries: Vec<_> =
+            configurable.iter().map(|entry| configure(entry, &supported)).collect();
+        let fixed = size_of::<KvmTdxInitVm>() - size_of::<KvmCpuid2>();
+        let at = m.map_cpuid(&init.as_bytes()[..fixed], &entries);
+        m.tdx(task, vm, TdxCmdId::KVM_TDX_INIT_VM, 0, at)?;
+        m.process.unmap(at);
+        Ok(supported)
+    }
+
+    fn create_vcpu(
+        &self,
+        vm: i32,
+        index: usize,
+        supported: &[KvmCpuidEntry2],
+    ) -> anyhow::Result<i32> {
+        let m = self.machine;
+        let thread = &self.threads[index];
+        let fd = thread.run(move |task| m.ioctl(task, vm, KVM_CREATE_VCPU, index as u64))? as i32;
+        let mut cpuid = supported.to_vec();
+        for entry in cpuid.iter_mut().filter(|e| e.function == 1) {
+            entry.ecx |= X2APIC;
+            entry.ebx = entry.ebx & 0x00ff_ffff | (index as u32) << 24;
+        }
+        thread.run(move |task| {
+            m.cpuid_at(0, |at| m.tdx(task, fd, TdxCmdId::KVM_TDX_GET_CPUID, 0, at))?;
+            let at = m.map_cpuid(&[], &cpuid);
+            let done = m.ioctl(task, fd, KVM_SET_CPUID2, at);
+            m.process.unmap(at);
+            done
+        })?;
+        Ok(fd)
+    }
+
+    /// A memslot on a guest_memfd of its own, private as a whole.
+    fn add_slot(&self, vm: i32, slot: &Memslot) -> anyhow::Result<i32> {
+        let (m, task) = (self.machine, self.task);
+        let mut create = KvmCreateGuestMemfd { size: slot.size, ..KvmCreateGuestMemfd::default() };
+        let gmem = m.ioctl_with(task, vm, KVM_CREATE_GUEST_MEMFD, &mut create)? as i32;
+        let backing = match slot.kind {
+            SlotKind::Firmware => self.flash,
+            SlotKind::LowRam | SlotKind::HighRam => m.process.map(slot.size),
+        };
+        let mut region = KvmUserspaceMemoryRegion2 {
+            slot: slot.slot,
+            flags: KVM_MEM_GUEST_MEMFD,
+            guest_phys_addr: slot.gpa,
+            memory_size: slot.size,
+            userspace_addr: backing,
+            guest_memfd: gmem as u32,
+            ..KvmUserspaceMemoryRegion2::default()
+        };
+        m.ioctl_with(task, vm, KVM_SET_USER_MEMORY_REGION2, &mut region)?;
+        let mut attributes = KvmMemoryAttributes {
+            address: slot.gpa,
+            size: slot.size,
+            attributes: KVM_MEMORY_ATTRIBUTE_PRIVATE,
+            flags: 0,
+        };
+        m.ioctl_with(task, vm, KVM_SET_MEMORY_ATTRIBUTES, &mut attributes)?;
+        Ok(gmem)
+    }
+
+    fn load_regions(&self, vcpu: i32) -> anyhow::Result<()> {
+        let plan = &self.firmware.plan;
+        let bar = progress::count("measuring", plan.pages_added());
+        for region in &plan.regions {
+            self.load_region(vcpu, region, &bar)
+                .with_context(|| format!("section {} ({})", region.section, region.kind))?;
+        }
+        bar.finish_and_clear();
+        Ok(())
+    }
+
+    fn load_region(
+        &self,
+        vcpu: i32,
+        region: &Region,
+        bar: &indicatif::ProgressBar,
+    ) -> anyhow::Result<()> {
+        let m = self.machine;
+        let source = self.map_source(region);
+        let mut done = 0;
+        while done < region.pages {
+            let pages = PAGES_PER_CALL.min(region.pages - done);
+            let mut call = KvmTdxInitMemRegion {
+                source_addr: source + done * 4096,
+                gpa: region.gpa + done * 4096,
+                nr_pages: pages,
+            };
+            let flags = u32::from(region.measured) * KVM_TDX_MEASURE_MEMORY_REGION;
+            self.threads[0].run(move |task| {
+                let at = m.process.map_copy(call.as_mut_bytes());
+                let done = m.tdx(task, vcpu, TdxCmdId::KVM_TDX_INIT_MEM_REGION, flags, at);
+                m.process.unmap(at);
+                done
+            })?;
+            done += pages;
+            bar.inc(pages);
+        }
+        if self.in_flash(region).is_none() {
+            m.process.unmap(source);
+        }
+        Ok(())
+    }
+
+    /// User memory that holds what the region is filled with.
+    fn map_source(&self, region: &Region) -> u64 {
+        let (plan, image) = (&self.firmware.plan, &self.firmware.image);
+        match (self.in_flash(region), &region.source) {
+            (Some(address), _) => address,
+            (None, Source::Zeros) => self.machine.process.map(region.size()),
+            (None, _) => self.machine.process.map_bytes(plan.contents(image, region).into()),
+        }
+    }
+
+    /// Where the image itself has the region's pages, whole and aligned.
+    fn in_flash(&self, region: &Region) -> Option<u64> {
+        match &region.source {
+            Source::File(range)
+                if range.start.is_multiple_of(4096) && range.len() as u64 == region.size() =>
+            {
+                Some(self.flash + range.start as u64)
+            }
+            _ => None,
+        }
+    }
+
+    /// KVM_RUN with `immediate_exit`, as a VMM does first: KVM completes its own side and comes back.
+    fn enter_once(&self, td: &Td) -> anyhow::Result<()> {
+        let m = self.machine;
+        for (thread, &fd) in self.threads.iter().zip(&td.vcpus) {
+            let file = seamlock_kvm::task::Files::file(&m.process, fd);
+            let Some(seamlock_kvm::file::Kind::Vcpu(vcpu)) = file.map(|f| f.kind().clone()) else {
+                bail!("the vCPU's descriptor is not a vCPU");
+            };
+            vcpu.vcpu().run_page().write(IMMEDIATE_EXIT, &[1]);
+            thread.run(move |task| match seamlock_kvm::ioctl_fd(task, fd, KVM_RUN, 0) {
+                Err(error) if error.is(Errno::EINTR) => Ok(0),
+                Err(error) => Err(error.into()),
+                Ok(_) => bail!("KVM_RUN with immediate_exit set came back without EINTR"),
+            })?;
+        }
+        Ok(())
+    }
+
+    fn destroy(&self, td: &Td) -> anyhow::Result<()> {
+        for &fd in td.vcpus.iter().chain(&td.gmems).chain([&td.vm]) {
+            close(self.task, fd).context("closing a descriptor")?;
+        }
+        Ok(())
+    }
+}
+
+/// A configurable CPUID leaf, with what KVM supports of it; GPAW is ours to choose.
+fn configure(entry: &KvmCpuidEntry2, supported: &[KvmCpuidEntry2]) -> KvmCpuidEntry2 {
+    let same = |s: &&KvmCpuidEntry2| s.function == entry.function && s.index == entry.index;
+    let have = supported.iter().find(same).copied().unwrap_or_default();
+    let mut chosen = *entry;
+    // Without the flag KVM takes the entry for any subleaf of its leaf.
+    chosen.flags = KVM_CPUID_FLAG_SIGNIFCANT_INDEX;
+    chosen.eax &= have.eax;
+    chosen.ebx &= have.ebx;
+    chosen.ecx &= have.ecx;
+    chosen.edx &= have.edx;
+    if entry.function == ADDRESS_LEAF {
+        chosen.eax = chosen.eax & !(0xff << 16) | GPA_BITS << 16;
+    }
+    chosen
+}
+
+/// The measurement of the machine's only TD, as the module tells the host. No part of a launch: a VMM
+/// never sees it.
+fn mrtd(machine: &Machine) -> anyhow::Result<String> {
+    let vms = machine.host.live_vms();
+    let tdr: Hpa = vms.iter().find_map(|vm| vm.tdx().tdr()).context("there is no TD")?;
+    let mut hex = String::new();
+    for element in 0..6 {
+        let field = FieldId::TDCS_MRTD.0 + element;
+        let mut regs = Regs { rcx: tdr.0, rdx: field, ..Regs::call(Leaf::MNG_RD) };
+        let _ = machine.host.module().seamcall(0, &mut regs);
+        if regs.rax != 0 {
+            bail!("reading MRTD: {}", regs.status());
+        }
+        regs.r8.to_le_bytes().iter().for_each(|byte| hex.push_str(&format!("{byte:02x}")));
+    }
+    Ok(hex)
+}

@@ -1,0 +1,80 @@
+//! What happened: the ioctls in order, and where KVM found itself broken.
+
+use std::fmt;
+
+use seamlock_kvm::observer::{IoctlCall, Observer};
+use seamlock_kvm::{Bug, Teardown};
+use seamlock_sync::Private;
+use serde::Serialize;
+
+/// An ioctl, or several of the same name and result in a row.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Line {
+    /// The kernel's name, with the TDX command where there is one.
+    pub name: String,
+    /// What it returned, or the errno.
+    pub result: String,
+    /// How often in a row.
+    pub times: u64,
+}
+
+impl fmt::Display for Line {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} = {}", self.name, self.result)?;
+        if self.times > 1 {
+            write!(f, "  x {}", self.times)?;
+        }
+        Ok(())
+    }
+}
+
+#[derive(Debug, Default)]
+struct Pages {
+    ioctls: Vec<Line>,
+    bugs: Vec<Bug>,
+    teardowns: Vec<Teardown>,
+}
+
+/// Writes down what KVM does.
+#[derive(Debug, Default)]
+pub struct Journal(Private<Pages>);
+
+impl Journal {
+    /// The ioctls so far, in order.
+    pub fn ioctls(&self) -> Vec<Line> {
+        self.0.with(|pages| pages.ioctls.clone())
+    }
+
+    /// The assertions of KVM's that failed.
+    pub fn bugs(&self) -> Vec<Bug> {
+        self.0.with(|pages| pages.bugs.clone())
+    }
+
+    /// The VMs that are gone.
+    pub fn teardowns(&self) -> Vec<Teardown> {
+        self.0.with(|pages| pages.teardowns.clone())
+    }
+}
+
+impl Observer for Journal {
+    fn ioctl(&self, call: &IoctlCall) {
+        let result = match call.result {
+            // A descriptor's number says nothing to anybody.
+            Ok(_) if call.name.starts_with("KVM_CREATE") => "fd".to_owned(),
+            Ok(value) => value.to_string(),
+            Err(error) => error.errno.to_string(),
+        };
+        self.0.with(|pages| match pages.ioctls.last_mut() {
+            Some(last) if last.name == call.name && last.result == result => last.times += 1,
+            _ => pages.ioctls.push(Line { name: call.name.to_owned(), result, times: 1 }),
+        });
+    }
+
+    fn bug(&self, bug: &Bug) {
+        self.0.with(|pages| pages.bugs.push(bug.clone()));
+    }
+
+    fn teardown(&self, teardown: &Teardown) {
+        self.0.with(|pages| pages.teardowns.push(teardown.clone()));
+    }
+}

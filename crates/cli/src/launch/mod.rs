@@ -1,0 +1,133 @@
+//! `seamlock launch`: acts as the VMM and builds a trust domain from firmware.
+
+mod build;
+mod firmware;
+mod journal;
+mod report;
+mod vcpu;
+mod vmm;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Args;
+use seamlock_kvm::discipline::{self, Discipline};
+
+pub use build::{Launched, launch};
+pub use firmware::Firmware;
+pub use vmm::Machine;
+
+use crate::failure::BadInput;
+
+/// vCPUs that a TD can have (TDX module 1.5.06, MAX_VCPUS_PER_TD).
+const MAX_VCPUS: u32 = 576;
+/// The largest guest that is simulated.
+const MAX_MEMORY: u64 = 1 << 42;
+const MIB: u64 = 1 << 20;
+
+/// Build a trust domain from firmware, measure it, finalise it and tear it down.
+#[derive(Debug, Args)]
+pub struct Launch {
+    /// A firmware image with TDX metadata, such as OVMF.fd. Without one, a small image that comes with
+    /// seamlock is used.
+    firmware: Option<PathBuf>,
+    /// Number of vCPUs, 1 to 576.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    vcpus: u32,
+    /// Guest memory: 256M, 4G, 64G; a plain number is in MiB.
+    #[arg(long, value_name = "SIZE", default_value = "512M")]
+    memory: String,
+    /// How KVM locks; `seamlock disciplines` lists them.
+    #[arg(long, value_name = "NAME", default_value = discipline::V7_3.name)]
+    discipline: String,
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+/// What to launch, checked.
+#[derive(Clone, Copy, Debug)]
+pub struct Request {
+    /// Number of vCPUs.
+    pub vcpus: u32,
+    /// Bytes of guest memory.
+    pub memory: u64,
+    /// How KVM locks.
+    pub discipline: &'static Discipline,
+}
+
+impl Launch {
+    /// Runs the command.
+    pub fn run(self) -> anyhow::Result<ExitCode> {
+        let request = self.request()?;
+        let firmware = Firmware::load(self.firmware.as_deref(), request.memory)?;
+        let launched = launch(&firmware, request)?;
+        if self.json {
+            report::json(&firmware, &launched)?;
+        } else {
+            report::text(&firmware, &launched)?;
+        }
+        Ok(if launched.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
+
+    fn request(&self) -> Result<Request, BadInput> {
+        if self.vcpus == 0 || self.vcpus > MAX_VCPUS {
+            let given = self.vcpus;
+            return Err(BadInput(format!("--vcpus {given}: a TD has 1 to {MAX_VCPUS} vCPUs")));
+        }
+        let discipline = discipline::by_name(&self.discipline).ok_or_else(|| {
+            let names: Vec<_> = discipline::DISCIPLINES.iter().map(|d| d.name).collect();
+            let given = &self.discipline;
+            BadInput(format!("--discipline {given}: there is none; there are {}", names.join(", ")))
+        })?;
+        Ok(Request { vcpus: self.vcpus, memory: parse_memory(&self.memory)?, discipline })
+    }
+}
+
+/// Parses a size of guest memory into bytes.
+fn parse_memory(text: &str) -> Result<u64, BadInput> {
+    let bad = |why: &str| BadInput(format!("--memory {text}: {why}"));
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = match text[digits.len()..].to_ascii_uppercase().trim_end_matches("IB") {
+        "K" => 1 << 10,
+        "" | "M" => MIB,
+        "G" => 1 << 30,
+        "T" => 1 << 40,
+        _ => return Err(bad("the unit is K, M, G or T")),
+    };
+    let number: u64 = digits.parse().map_err(|_| bad("not a size such as 512M or 64G"))?;
+    let bytes = number.checked_mul(unit).ok_or_else(|| bad("too large"))?;
+    if bytes == 0 || !bytes.is_multiple_of(MIB) {
+        return Err(bad("guest memory is a multiple of 1 MiB, and not zero"));
+    }
+    if bytes > MAX_MEMORY {
+        return Err(bad("guests of up to 4 TiB are simulated"));
+    }
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_sizes_are_read_as_qemu_reads_them() {
+        let bytes = |text| parse_memory(text).ok();
+        assert_eq!(bytes("512"), Some(512 << 20));
+        assert_eq!(bytes("256M"), Some(256 << 20));
+        assert_eq!(bytes("64G"), Some(64 << 30));
+        assert_eq!(bytes("2GiB"), Some(2 << 30));
+        assert_eq!(bytes("2048k"), Some(2 << 20));
+    }
+
+    #[test]
+    fn memory_sizes_that_make_no_sense_are_refused_with_the_reason() {
+        let why = |text| parse_memory(text).map_err(|e| e.0).unwrap_err();
+        assert!(why("0").contains("not zero"));
+        assert!(why("3k").contains("multiple of 1 MiB"));
+        assert!(why("lots").contains("unit"));
+        assert!(why("99999999999999999999G").contains("not a size"));
+        assert!(why("18446744073709551615T").contains("too large"));
+        assert!(why("8T").contains("4 TiB"));
+    }
+}
