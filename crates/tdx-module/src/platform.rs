@@ -151,8 +151,8 @@ pub enum KeyProgramming {
     NoEntropy,
 }
 
-/// What hardware may do to the module. Every answer has to be a function of what was asked before, so
-/// that a run can be repeated.
+/// What hardware may do to the module. Every answer has to be a function of what was asked before,
+/// so that a run can be repeated.
 pub trait Events: Send + Sync + fmt::Debug {
     /// Random bytes (RDSEED), or None when there is no entropy now.
     fn random(&self, lp: u32) -> Option<[u64; 4]>;

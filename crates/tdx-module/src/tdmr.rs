@@ -1,8 +1,8 @@
 //! The rules for TDMRs: order, alignment, reserved areas, PAMTs and convertible memory.
 //!
-//! Source: TDX module 1.5, `tdh_sys_config.c`; ABI specification, TDH.SYS.CONFIG. The details of each
-//! status are the TDMR's index in 7:0, a reserved area's index or a PAMT's level in 15:8, and the other
-//! TDMR's index in 23:16.
+//! Source: TDX module 1.5, `tdh_sys_config.c`; ABI specification, TDH.SYS.CONFIG. The details of
+//! each status are the TDMR's index in 7:0, a reserved area's index or a PAMT's level in 15:8, and
+//! the other TDMR's index in 23:16.
 
 use seamlock_tdx_abi::addr::{PAGE_SIZE, PAGE_SIZE_1G, is_aligned};
 use seamlock_tdx_abi::status::TdxStatus;

@@ -18,13 +18,8 @@ pub(crate) fn offset(tsc: u64, multiplier: u64) -> u64 {
     0u64.wrapping_sub(scaled(tsc, multiplier))
 }
 
-/// The virtual counter when the native one reads `tsc`.
-pub(crate) fn virtual_tsc(tsc: u64, multiplier: u64, offset: u64) -> u64 {
-    scaled(tsc, multiplier).wrapping_add(offset)
-}
-
 fn scaled(tsc: u64, multiplier: u64) -> u64 {
-    (u128::from(tsc) * u128::from(multiplier) >> FRACTION_BITS) as u64
+    ((u128::from(tsc) * u128::from(multiplier)) >> FRACTION_BITS) as u64
 }
 
 /// Native ticks in so many microseconds.
@@ -48,8 +43,9 @@ mod tests {
         let (native, start) = (platform.native_tsc_hz, 123_456_789_012);
         let multiplier = multiplier(&platform, 40);
         let offset = offset(start, multiplier);
-        assert_eq!(virtual_tsc(start, multiplier, offset), 0);
-        let after_a_second = virtual_tsc(start + native, multiplier, offset);
+        let virtual_tsc = |tsc| scaled(tsc, multiplier).wrapping_add(offset);
+        assert_eq!(virtual_tsc(start), 0);
+        let after_a_second = virtual_tsc(start + native);
         assert!(after_a_second.abs_diff(1_000_000_000) <= 1);
     }
 }

@@ -1,5 +1,5 @@
-//! What hardware may do to the module, and what the module makes of it. No vectors were recorded for
-//! these statuses.
+//! What hardware may do to the module, and what the module makes of it. No vectors were recorded
+//! for these statuses.
 
 mod host;
 

@@ -94,7 +94,8 @@ const UNUSED: Entry = Entry {
 /// Every leaf that the module knows.
 #[rustfmt::skip]
 pub const ENTRIES: [Entry; NUM_CPUID_VALUES] = [
-    whole(0x1).zero([0xf000_c000, 0xff00_00ff, 0x0801_0060, 0x4012_0400]).one([0, 0, 0x8000_0000, 0x200]).config(0),
+    whole(0x1).zero([0xf000_c000, 0xff00_00ff, 0x0801_0060, 0x4012_0400])
+        .one([0, 0, 0x8000_0000, 0x200]).config(0),
     cache(0).config(1),
     cache(1).config(2),
     cache(2).config(3),
@@ -134,7 +135,8 @@ pub const ENTRIES: [Entry; NUM_CPUID_VALUES] = [
     topology(0x1f, 5).config(17),
     whole(0x20).zero(ZERO),
     // "IntelTDX    "
-    sub(0x21, 0).zero([ALL, 0x9a8b_91b6, 0xdfdf_dfdf, 0xa7bb_ab93]).one([0, 0x6574_6e49, 0x2020_2020, 0x5844_546c]),
+    sub(0x21, 0).zero([ALL, 0x9a8b_91b6, 0xdfdf_dfdf, 0xa7bb_ab93])
+        .one([0, 0x6574_6e49, 0x2020_2020, 0x5844_546c]),
     whole(0x8000_0000).zero([0x7fff_fff7, ALL, ALL, ALL]).one([0x8000_0008, 0, 0, 0]),
     whole(0x8000_0001).zero([ALL, ALL, 0xffff_fede, 0xd3ef_ffff]),
     whole(0x8000_0006).faulting(),

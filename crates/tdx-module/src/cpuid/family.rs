@@ -11,8 +11,8 @@ fn same_model(a: u32, b: u32) -> bool {
     (a ^ b) & !STEPPING == 0
 }
 
-/// What a TD on `platform` (its CPUID(1).EAX) may claim, `platform` first. Empty for a processor that
-/// is not known.
+/// What a TD on `platform` (its CPUID(1).EAX) may claim, `platform` first. Empty for a processor
+/// that is not known.
 pub(crate) fn allowed_families(platform: u32) -> impl Iterator<Item = u32> + Clone {
     let own = KNOWN.iter().position(|k| same_model(*k, platform));
     let older = KNOWN[own.map_or(KNOWN.len(), |own| own + 1)..].iter();

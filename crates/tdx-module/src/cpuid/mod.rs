@@ -1,7 +1,7 @@
 //! CPUID as a TD sees it: what the host may configure, and what comes out.
 //!
-//! Every leaf that the module knows is an [`Entry`] of [`ENTRIES`]; a TD keeps one value for each, in
-//! the same order (metadata field CPUID_VALUES). A bit of such a value is one of
+//! Every leaf that the module knows is an [`Entry`] of [`ENTRIES`]; a TD keeps one value for each,
+//! in the same order (metadata field CPUID_VALUES). A bit of such a value is one of
 //!
 //! | kind | value |
 //! |---|---|

@@ -20,11 +20,12 @@ fn level_type(value: &Value) -> u32 {
     value[2] >> 8 & 0xff
 }
 
-/// Checks leaf 0x1F and derives leaf 0xB. A leaf 0x1F that is configured as all zero becomes native.
+/// Checks leaf 0x1F and derives leaf 0xB. A leaf 0x1F that is configured as all zero becomes
+/// native.
 ///
 /// # Errors
-/// CPUID_LEAF_1F_FORMAT_UNRECOGNIZED: levels out of order, numbered wrongly, without cores, or partly
-/// zero.
+/// CPUID_LEAF_1F_FORMAT_UNRECOGNIZED: levels out of order, numbered wrongly, without cores, or
+/// partly zero.
 pub(super) fn check_and_derive(
     values: &mut [Value; NUM_CPUID_VALUES],
     native: &[Value; NUM_CPUID_VALUES],

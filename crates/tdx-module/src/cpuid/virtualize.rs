@@ -105,8 +105,8 @@ impl Features<'_> {
         self.params.attributes & attribute.bits() != 0
     }
 
-    /// Applies what a leaf owes to ATTRIBUTES, XFAM and other leaves. On a refusal, whether RCX names
-    /// the leaf.
+    /// Applies what a leaf owes to ATTRIBUTES, XFAM and other leaves. On a refusal, whether RCX
+    /// names the leaf.
     fn adjust(
         &mut self,
         leaf: u32,

@@ -4,7 +4,8 @@
 
 use super::Value;
 
-/// XFAM bits, and the CPUID bits that a TD does not have unless it has *all* of the listed features.
+/// XFAM bits, and the CPUID bits that a TD does not have unless it has *all* of the listed
+/// features.
 pub(super) type Masks = &'static [(u64, Value)];
 
 const AVX: u64 = 1 << 2;

@@ -28,33 +28,41 @@ pub const L2_VMCS: [Field; 144] = [
     field("VM_EXIT_MSR_LOAD_ADDRESS", 0x0024_0003_0000_2008).debug(ALL, 0).address(),
     field("VM_ENTRY_MSR_LOAD_ADDRESS", 0x0024_0003_0000_200a).debug(ALL, 0).address(),
     field("EXECUTIVE_VMCS_POINTER", 0x0024_0003_0000_200c).address(),
-    field("PML_ADDRESS", 0x0024_0003_0000_200e).prod(ALL, 0).debug(ALL, 0xffff_ffff_ffff_f000).shared_hpa(),
+    field("PML_ADDRESS", 0x0024_0003_0000_200e).prod(ALL, 0).debug(ALL, 0xffff_ffff_ffff_f000)
+        .shared_hpa(),
     field("TIME_STAMP_COUNTER_OFFSET", 0x0024_0003_0000_2010).prod(ALL, 0).debug(ALL, ALL),
-    field("VIRTUAL_APIC_ADDRESS", 0x0024_0003_0000_2012).debug(ALL, 0).guest(ALL, 0xffff_ffff_ffff_f000).private_gpa(),
+    field("VIRTUAL_APIC_ADDRESS", 0x0024_0003_0000_2012).debug(ALL, 0)
+        .guest(ALL, 0xffff_ffff_ffff_f000).private_gpa(),
     field("APIC_ACCESS_ADDRESS", 0x0024_0003_0000_2014).debug(ALL, 0).address(),
-    field("POSTED_INTERRUPT_DESCRIPTOR_ADDRESS", 0x0024_0003_0000_2016).host(ALL, 0).guest(ALL, 0).shared_hpa(),
+    field("POSTED_INTERRUPT_DESCRIPTOR_ADDRESS", 0x0024_0003_0000_2016).host(ALL, 0).guest(ALL, 0)
+        .shared_hpa(),
     field("VM_FUNCTION_CONTROLS", 0x0024_0003_0000_2018).host(ALL, 0).guest(ALL, 0),
-    field("EPTP", 0x0024_0003_0000_201a).prod(ALL, 0).debug(ALL, 0x80).guest(0xfff0_0000_0000_0fff, 0x80),
+    field("EPTP", 0x0024_0003_0000_201a).prod(ALL, 0).debug(ALL, 0x80)
+        .guest(0xfff0_0000_0000_0fff, 0x80),
     field("EOI_EXIT_BITMAP_N", 0x0024_0003_0000_201c).array(4, 1).debug(ALL, 0).guest(ALL, ALL),
     field("EPTP_LIST_ADDRESS", 0x0024_0003_0000_2024).host(ALL, 0),
     field("VMREAD_BITMAP_ADDRESS", 0x0024_0003_0000_2026).debug(ALL, 0),
     field("VMWRITE_BITMAP_ADDRESS", 0x0024_0003_0000_2028).debug(ALL, 0),
-    field("VIRTUALIZATION_EXCEPTION_INFORMATION_ADDRESS", 0x0024_0003_0000_202a).debug(ALL, 0).guest(ALL, 0).private_gpa(),
+    field("VIRTUALIZATION_EXCEPTION_INFORMATION_ADDRESS", 0x0024_0003_0000_202a).debug(ALL, 0)
+        .guest(ALL, 0).private_gpa(),
     field("XSS_EXITING_BITMAP", 0x0024_0003_0000_202c).debug(ALL, ALL).guest(ALL, ALL),
     field("ENCLS_EXITING_BITMAP", 0x0024_0003_0000_202e).debug(ALL, 0).guest(ALL, 0),
     field("TIME_STAMP_COUNTER_MULTIPLIER", 0x0024_0003_0000_2032).prod(ALL, 0).debug(ALL, ALL),
-    field("TERTIARY_PROCESSOR_BASED_VM_EXEC_CONTROLS", 0x0024_0003_0000_2034).debug(ALL, 0x1).guest(ALL, 0xe),
+    field("TERTIARY_PROCESSOR_BASED_VM_EXEC_CONTROLS", 0x0024_0003_0000_2034).debug(ALL, 0x1)
+        .guest(ALL, 0xe),
     field("ENCLV_EXITING_BITMAP", 0x0024_0003_0000_2036).debug(ALL, 0).guest(ALL, 0),
     field("LOW_PASID_DIRECTORY_ADDRESS", 0x0024_0003_0000_2038).debug(ALL, 0).address(),
     field("HIGH_PASID_DIRECTORY_ADDRESS", 0x0024_0003_0000_203a).debug(ALL, 0).address(),
     field("SHARED_EPTP", 0x0024_0003_0000_203c).host(ALL, 0x000f_ffff_ffff_f000).shared_hpa(),
     field("PCONFIG_EXITING_BITMAP", 0x0024_0003_0000_203e).debug(ALL, 0),
-    field("HLAT_POINTER", 0x0024_0003_0000_2040).debug(ALL, 0x000f_ffff_ffff_f018).guest(ALL, 0x000f_ffff_ffff_f018).private_gpa(),
+    field("HLAT_POINTER", 0x0024_0003_0000_2040).debug(ALL, 0x000f_ffff_ffff_f018)
+        .guest(ALL, 0x000f_ffff_ffff_f018).private_gpa(),
     field("IA32_SPEC_CTRL_MASK", 0x0024_0003_0000_204a).debug(ALL, 0),
     field("IA32_SPEC_CTRL_SHADOW", 0x0024_0003_0000_204c).debug(ALL, 0),
     field("GUEST_PHYSICAL_ADDRESS", 0x0024_0003_0000_2400).debug(ALL, 0).guest(ALL, ALL),
     field("VMCS_LINK_POINTER", 0x0024_0003_0000_2800).address(),
-    field("IA32_DEBUGCTL", 0x0024_0003_0000_2802).debug(ALL, 0xffc7).guest(0xffff_ffff_ffff_dfff, 0xffc7),
+    field("IA32_DEBUGCTL", 0x0024_0003_0000_2802).debug(ALL, 0xffc7)
+        .guest(0xffff_ffff_ffff_dfff, 0xffc7),
     field("IA32_PAT", 0x0024_0003_0000_2804).debug(ALL, ALL).guest(ALL, ALL),
     field("IA32_EFER", 0x0024_0003_0000_2806).debug(ALL, ALL).guest(ALL, 0x501),
     field("IA32_PERF_GLOBAL_CTRL", 0x0024_0003_0000_2808).debug(ALL, ALL).guest(ALL, ALL),
@@ -63,8 +71,10 @@ pub const L2_VMCS: [Field; 144] = [
     field("IA32_LBR_CTL", 0x0024_0003_0000_2816).debug(ALL, ALL).guest(ALL, ALL),
     field("IA32_GUEST_PKRS", 0x0024_0003_0000_2818).debug(ALL, ALL).guest(ALL, ALL),
     field("PIN_BASED_VM_EXEC_CONTROLS", 0x0024_0002_0000_4000).debug(ALL, 0).guest(ALL, 0),
-    field("PRIMARY_PROCESSOR_BASED_VM_EXEC_CONTROLS", 0x0024_0002_0000_4002).debug(ALL, 0x6999_9a04).guest(ALL, 0x48d9_9a04),
-    field("EXCEPTION_BITMAP", 0x0024_0002_0000_4004).debug(ALL, 0xfffb_ffff).guest(ALL, 0xfffb_ffff),
+    field("PRIMARY_PROCESSOR_BASED_VM_EXEC_CONTROLS", 0x0024_0002_0000_4002).debug(ALL, 0x6999_9a04)
+        .guest(ALL, 0x48d9_9a04),
+    field("EXCEPTION_BITMAP", 0x0024_0002_0000_4004).debug(ALL, 0xfffb_ffff)
+        .guest(ALL, 0xfffb_ffff),
     field("PAGE_FAULT_ERROR_CODE_MASK", 0x0024_0002_0000_4006).debug(ALL, ALL).guest(ALL, ALL),
     field("PAGE_FAULT_ERROR_CODE_MATCH", 0x0024_0002_0000_4008).debug(ALL, ALL).guest(ALL, ALL),
     field("CR3_TARGET_COUNT", 0x0024_0002_0000_400a).debug(ALL, ALL).guest(ALL, ALL),
@@ -77,7 +87,8 @@ pub const L2_VMCS: [Field; 144] = [
     field("VM_ENTRY_EXCEPTION_ERROR_CODE", 0x0024_0002_0000_4018).debug(ALL, 0).guest(ALL, ALL),
     field("VM_ENTRY_INSTRUCTION_LENGTH", 0x0024_0002_0000_401a).debug(ALL, 0).guest(ALL, ALL),
     field("TPR_THRESHOLD", 0x0024_0002_0000_401c).debug(ALL, 0).guest(ALL, ALL),
-    field("SECONDARY_PROCESSOR_BASED_VM_EXEC_CONTROLS", 0x0024_0002_0000_401e).prod(0xc000_0000, 0xc000_0000).debug(ALL, 0xc013_0c04).guest(ALL, 0x0c51_3e0c),
+    field("SECONDARY_PROCESSOR_BASED_VM_EXEC_CONTROLS", 0x0024_0002_0000_401e)
+        .prod(0xc000_0000, 0xc000_0000).debug(ALL, 0xc013_0c04).guest(ALL, 0x0c51_3e0c),
     field("PLE_GAP", 0x0024_0002_0000_4020).prod(ALL, 0).debug(ALL, ALL).guest(ALL, ALL),
     field("PLE_WINDOW", 0x0024_0002_0000_4022).prod(ALL, 0).debug(ALL, ALL).guest(ALL, ALL),
     field("INSTRUCTION_TIMEOUT_CONTROL", 0x0024_0002_0000_4024).host(ALL, ALL).guest(ALL, 0),
@@ -146,7 +157,8 @@ pub const L2_VMCS: [Field; 144] = [
     field("IA32_SYSENTER_EIP", 0x0024_0003_0000_6826).debug(ALL, ALL).guest(ALL, ALL),
     field("GUEST_IA32_S_CET", 0x0024_0003_0000_6828).debug(ALL, ALL).guest(ALL, ALL),
     field("GUEST_SSP", 0x0024_0003_0000_682a).debug(ALL, ALL).guest(ALL, ALL),
-    field("GUEST_IA32_INTERRUPT_SSP_TABLE_ADDR", 0x0024_0003_0000_682c).debug(ALL, ALL).guest(ALL, ALL),
+    field("GUEST_IA32_INTERRUPT_SSP_TABLE_ADDR", 0x0024_0003_0000_682c).debug(ALL, ALL)
+        .guest(ALL, ALL),
     field("HOST_GS_BASE", 0x0024_0003_0000_6c08),
     field("HOST_RSP", 0x0024_0003_0000_6c14),
     field("HOST_RIP", 0x0024_0003_0000_6c16),

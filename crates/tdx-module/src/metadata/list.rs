@@ -1,8 +1,8 @@
 //! Lists: many fields at once, as sequences of a header and values.
 //!
-//! A list starts with its size in bytes (15:0) and its number of sequences (31:16). A sequence holds
-//! fields whose ids follow each other without a gap; its header is the id of the first, with the number
-//! of elements of each field and the number of fields, both less one.
+//! A list starts with its size in bytes (15:0) and its number of sequences (31:16). A sequence
+//! holds fields whose ids follow each other without a gap; its header is the id of the first, with
+//! the number of elements of each field and the number of fields, both less one.
 
 use seamlock_tdx_abi::field::FieldId;
 use seamlock_tdx_abi::status::TdxStatus;
@@ -15,8 +15,8 @@ const WORD: usize = 8;
 const LAST_ELEMENT_SHIFT: u32 = 34;
 const LAST_FIELD_SHIFT: u32 = 38;
 
-/// A list of the module's fields from `first` on, in at most `max_bytes`, and the id of the first field
-/// that is not in it, or null.
+/// A list of the module's fields from `first` on, in at most `max_bytes`, and the id of the first
+/// field that is not in it, or null.
 ///
 /// # Errors
 /// METADATA_FIELD_ID_INCORRECT when `first` is not the start of a field.

@@ -1,11 +1,11 @@
 //! Metadata: fields that the host, and the TD, access by id.
 //!
-//! Which fields there are and who may do what with them is data: [`SYS`], [`TD`], [`VP`], [`VMCS`] and
-//! [`L2_VMCS`], one row for a field or an array of fields. Their values are where the module keeps
-//! them; reads and writes go there by class and code.
+//! Which fields there are and who may do what with them is data: [`SYS`], [`TD`], [`VP`], [`VMCS`]
+//! and [`L2_VMCS`], one row for a field or an array of fields. Their values are where the module
+//! keeps them; reads and writes go there by class and code.
 //!
-//! A single element is named by class and code alone: size, increment, context, the write-mask bit and
-//! the non-architectural bit of an id are ignored.
+//! A single element is named by class and code alone: size, increment, context, the write-mask bit
+//! and the non-architectural bit of an id are ignored.
 //!
 //! Source: TDX module 1.5.06, `metadata_handlers`; ABI specification, "Metadata Access Interface".
 
@@ -158,8 +158,8 @@ pub(crate) fn check_single(id: FieldId) -> Result<(), TdxStatus> {
 /// Merges a written value into what is there.
 ///
 /// # Errors
-/// METADATA_FIELD_NOT_WRITABLE when no bit may be written, METADATA_FIELD_VALUE_NOT_VALID when a bit
-/// changes that may not.
+/// METADATA_FIELD_NOT_WRITABLE when no bit may be written, METADATA_FIELD_VALUE_NOT_VALID when a
+/// bit changes that may not.
 fn merge(old: u64, value: u64, mask: u64, writable: u64) -> Result<u64, TdxStatus> {
     let combined = mask & writable;
     if combined == 0 {

@@ -1,7 +1,7 @@
 //! The values of a TD's fields.
 //!
-//! Migration, service TDs and a CPU with L2 VMs are not there: their fields hold zero, as they do in a TD
-//! that makes no use of them.
+//! Migration, service TDs and a CPU with L2 VMs are not there: their fields hold zero, as they do
+//! in a TD that makes no use of them.
 
 use seamlock_tdx_abi::addr::Hpa;
 use seamlock_tdx_abi::field::FieldId;

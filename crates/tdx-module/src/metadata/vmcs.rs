@@ -1,5 +1,6 @@
-//! VMCS fields of a vCPU: those that the host or a debugger changed are kept by encoding, those that
-//! are guest state live with the guest's registers, all others have the value that VP.INIT gave them.
+//! VMCS fields of a vCPU: those that the host or a debugger changed are kept by encoding, those
+//! that are guest state live with the guest's registers, all others have the value that VP.INIT
+//! gave them.
 //!
 //! Source: TDX module 1.5, `td_vmcs_init.c`; Intel SDM, "Field Encoding in VMCS".
 

@@ -28,11 +28,13 @@ pub const VMCS: [Field; 144] = [
     field("VM_EXIT_MSR_LOAD_ADDRESS", 0x0024_0003_0000_2008).debug(ALL, 0).address(),
     field("VM_ENTRY_MSR_LOAD_ADDRESS", 0x0024_0003_0000_200a).debug(ALL, 0).address(),
     field("EXECUTIVE_VMCS_POINTER", 0x0024_0003_0000_200c).address(),
-    field("PML_ADDRESS", 0x0024_0003_0000_200e).prod(ALL, 0).debug(ALL, 0xffff_ffff_ffff_f000).shared_hpa(),
+    field("PML_ADDRESS", 0x0024_0003_0000_200e).prod(ALL, 0).debug(ALL, 0xffff_ffff_ffff_f000)
+        .shared_hpa(),
     field("TIME_STAMP_COUNTER_OFFSET", 0x0024_0003_0000_2010).prod(ALL, 0).debug(ALL, ALL),
     field("VIRTUAL_APIC_ADDRESS", 0x0024_0003_0000_2012).address(),
     field("APIC_ACCESS_ADDRESS", 0x0024_0003_0000_2014).debug(ALL, 0).address(),
-    field("POSTED_INTERRUPT_DESCRIPTOR_ADDRESS", 0x0024_0003_0000_2016).host(ALL, 0xffff_ffff_ffff_ffc0).shared_hpa(),
+    field("POSTED_INTERRUPT_DESCRIPTOR_ADDRESS", 0x0024_0003_0000_2016)
+        .host(ALL, 0xffff_ffff_ffff_ffc0).shared_hpa(),
     field("VM_FUNCTION_CONTROLS", 0x0024_0003_0000_2018).host(ALL, 0),
     field("EPTP", 0x0024_0003_0000_201a).host(ALL, 0),
     field("EOI_EXIT_BITMAP_N", 0x0024_0003_0000_201c).array(4, 1).debug(ALL, 0),
@@ -47,7 +49,8 @@ pub const VMCS: [Field; 144] = [
     field("ENCLV_EXITING_BITMAP", 0x0024_0003_0000_2036).debug(ALL, 0),
     field("LOW_PASID_DIRECTORY_ADDRESS", 0x0024_0003_0000_2038).debug(ALL, 0).address(),
     field("HIGH_PASID_DIRECTORY_ADDRESS", 0x0024_0003_0000_203a).debug(ALL, 0).address(),
-    field("SHARED_EPTP", 0x0024_0003_0000_203c).prod(0x000f_ffff_ffff_f000, 0x000f_ffff_ffff_f000).debug(ALL, 0x000f_ffff_ffff_f000).shared_hpa(),
+    field("SHARED_EPTP", 0x0024_0003_0000_203c).prod(0x000f_ffff_ffff_f000, 0x000f_ffff_ffff_f000)
+        .debug(ALL, 0x000f_ffff_ffff_f000).shared_hpa(),
     field("PCONFIG_EXITING_BITMAP", 0x0024_0003_0000_203e).debug(ALL, 0),
     field("HLAT_POINTER", 0x0024_0003_0000_2040).debug(ALL, 0),
     field("IA32_SPEC_CTRL_MASK", 0x0024_0003_0000_204a).debug(ALL, 0),
@@ -63,7 +66,8 @@ pub const VMCS: [Field; 144] = [
     field("IA32_LBR_CTL", 0x0024_0003_0000_2816).debug(ALL, ALL),
     field("IA32_GUEST_PKRS", 0x0024_0003_0000_2818).debug(ALL, ALL),
     field("PIN_BASED_VM_EXEC_CONTROLS", 0x0024_0002_0000_4000).prod(0x80, 0x80).debug(ALL, 0x80),
-    field("PRIMARY_PROCESSOR_BASED_VM_EXEC_CONTROLS", 0x0024_0002_0000_4002).debug(ALL, 0x6999_9a04),
+    field("PRIMARY_PROCESSOR_BASED_VM_EXEC_CONTROLS", 0x0024_0002_0000_4002)
+        .debug(ALL, 0x6999_9a04),
     field("EXCEPTION_BITMAP", 0x0024_0002_0000_4004).debug(ALL, 0xfffb_ffff),
     field("PAGE_FAULT_ERROR_CODE_MASK", 0x0024_0002_0000_4006).debug(ALL, ALL),
     field("PAGE_FAULT_ERROR_CODE_MATCH", 0x0024_0002_0000_4008).debug(ALL, ALL),
@@ -77,7 +81,8 @@ pub const VMCS: [Field; 144] = [
     field("VM_ENTRY_EXCEPTION_ERROR_CODE", 0x0024_0002_0000_4018).debug(ALL, 0),
     field("VM_ENTRY_INSTRUCTION_LENGTH", 0x0024_0002_0000_401a).debug(ALL, 0),
     field("TPR_THRESHOLD", 0x0024_0002_0000_401c).debug(ALL, 0),
-    field("SECONDARY_PROCESSOR_BASED_VM_EXEC_CONTROLS", 0x0024_0002_0000_401e).prod(0xc000_0000, 0xc000_0000).debug(ALL, 0xc013_0c04),
+    field("SECONDARY_PROCESSOR_BASED_VM_EXEC_CONTROLS", 0x0024_0002_0000_401e)
+        .prod(0xc000_0000, 0xc000_0000).debug(ALL, 0xc013_0c04),
     field("PLE_GAP", 0x0024_0002_0000_4020).prod(ALL, 0).debug(ALL, ALL),
     field("PLE_WINDOW", 0x0024_0002_0000_4022).prod(ALL, 0).debug(ALL, ALL),
     field("INSTRUCTION_TIMEOUT_CONTROL", 0x0024_0002_0000_4024).host(ALL, ALL),

@@ -109,7 +109,8 @@ pub const VP: [Field; 119] = [
     field("SHADOW_POSTED_INT_NOTIFICATION_VECTOR", 0xa020_0001_0000_00ac).array(4, 1).debug(ALL, 0),
     field("SHADOW_PROCBASED_EXEC_CTLS2", 0xa020_0002_0000_00b0).array(4, 1).debug(ALL, 0),
     field("SHADOW_SHARED_EPTP", 0xa020_0003_0000_00b4).array(4, 1).debug(ALL, 0).shared_hpa(),
-    field("L2_ENTER_GUEST_STATE_GPA", 0xa020_0003_0000_0100).array(4, 1).debug(ALL, 0).private_gpa(),
+    field("L2_ENTER_GUEST_STATE_GPA", 0xa020_0003_0000_0100).array(4, 1).debug(ALL, 0)
+        .private_gpa(),
     field("L2_ENTER_GUEST_STATE_HPA", 0xa020_0003_0000_0104).array(4, 1).debug(ALL, 0).address(),
     field("VE_INFO_GPA", 0xa020_0003_0000_0108).array(4, 1).debug(ALL, 0).private_gpa(),
     field("VE_INFO_HPA", 0xa020_0003_0000_010c).array(4, 1).debug(ALL, 0).address(),

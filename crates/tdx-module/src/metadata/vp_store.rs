@@ -197,7 +197,7 @@ fn management(access: &VpAccess<'_>, code: u32, n: usize) -> u64 {
             0x31 => guest.hp_busy_since.is_some().into(),
             _ => guest
                 .fields
-                .get(&(32 << 24 | code + n as u32))
+                .get(&((32 << 24) + code + n as u32))
                 .copied()
                 .unwrap_or(0),
         }),

@@ -26,12 +26,12 @@ const ARCH_CAPABILITIES: u64 = 0x20_f5eb;
 const MIB: u64 = 1 << 20;
 
 impl Platform {
-    /// A machine with one 4th generation Xeon, `ram_bytes` of memory and `lps` logical processors (two
-    /// to a core when the number is even).
+    /// A machine with one 4th generation Xeon, `ram_bytes` of memory and `lps` logical processors
+    /// (two to a core when the number is even).
     ///
-    /// All memory from 16 MiB on is convertible, but for the last 32 MiB, which the module occupies:
-    /// `ram_bytes` should be at least a few GiB. It has 32 private HKIDs, one of them the module's.
-    /// Memory costs nothing until it is used.
+    /// All memory from 16 MiB on is convertible, but for the last 32 MiB, which the module
+    /// occupies: `ram_bytes` should be at least a few GiB. It has 32 private HKIDs, one of them the
+    /// module's. Memory costs nothing until it is used.
     pub fn sapphire_rapids(ram_bytes: u64, lps: u32) -> Platform {
         let seamrr = Range {
             base: ram_bytes.saturating_sub(32 * MIB) & !(32 * MIB - 1),
@@ -210,7 +210,8 @@ mod tests {
         (0x4, 3, [0xe0, 0xfff, 0, 1], [0x60, 0x3f, 0, 0]),
         (0x4, 4, [0x1f, 0, 0, 0], [0; 4]),
         (0x6, 0, [0x0080_0000, 0, 0, 0], [0; 4]),
-        (0x7, 0, [!0, 0x2194_24c3, 0x9900_0000, 0xfc08_2600], [2, 0x2194_24c3, 0x9900_0000, 0xfc08_0400]),
+        (0x7, 0, [!0, 0x2194_24c3, 0x9900_0000, 0xfc08_2600],
+            [2, 0x2194_24c3, 0x9900_0000, 0xfc08_0400]),
         (0x7, 2, [0, 0, 0, 0x17], [0, 0, 0, 0x17]),
         (0xa, 0, [0xff00, 0, 0xffff_fff0, 0x8000], [0x800, 0, 0, 0x8000]),
         (0xd, 0, [3, 0, 0, 0], [3, 0, 0, 0]),

@@ -29,8 +29,8 @@ impl Platform {
         self.cpuid(0xd, index as u32)
     }
 
-    /// Bytes of a standard XSAVE area for the user components of `xfam`; zero for a processor without
-    /// XSAVE.
+    /// Bytes of a standard XSAVE area for the user components of `xfam`; zero for a processor
+    /// without XSAVE.
     pub(crate) fn xsave_size(&self, xfam: u64) -> u32 {
         if self.cpuid(0xd, 0)[0] == 0 {
             return 0;

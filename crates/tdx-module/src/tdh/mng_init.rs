@@ -1,8 +1,8 @@
 //! `TDH.MNG.INIT` (leaf 21): gives a TD its parameters.
 //!
-//! RCX = TDR, held alone; RDX = TD_PARAMS, a multiple of 1024. Out: RCX = the CPUID leaf in 31:0 and
-//! subleaf in 63:32 whose configuration is refused, or zero. What was checked is kept even when a later
-//! check fails; the TD stays uninitialised then, and the call may be repeated.
+//! RCX = TDR, held alone; RDX = TD_PARAMS, a multiple of 1024. Out: RCX = the CPUID leaf in 31:0
+//! and subleaf in 63:32 whose configuration is refused, or zero. What was checked is kept even when
+//! a later check fails; the TD stays uninitialised then, and the call may be repeated.
 
 use seamlock_sync::Mode;
 use seamlock_tdx_abi::addr::Hpa;

@@ -1,7 +1,7 @@
 //! `TDH.SYS.CONFIG` (leaf 45): tells the module its TDMRs and its own HKID.
 //!
-//! RCX = array of addresses of TDMR_INFO structures, a multiple of 512; RDX = their number; R8 = HKID.
-//! Holds the global lock alone. The HKID stays taken even when a TDMR is refused.
+//! RCX = array of addresses of TDMR_INFO structures, a multiple of 512; RDX = their number; R8 =
+//! HKID. Holds the global lock alone. The HKID stays taken even when a TDMR is refused.
 
 use seamlock_sync::Mode;
 use seamlock_tdx_abi::addr::{Hkid, Hpa};

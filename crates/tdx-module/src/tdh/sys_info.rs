@@ -1,7 +1,8 @@
 //! `TDH.SYS.INFO` (leaf 32): what TDH.SYS.RD tells, as one structure. Kept for old hosts.
 //!
 //! RCX = buffer for TDSYSINFO_STRUCT, a multiple of 1024; RDX = its bytes; R8 = buffer for the
-//! convertible memory ranges, a multiple of 512; R9 = its entries. Out: RDX = bytes, R9 = entries. Takes no lock.
+//! convertible memory ranges, a multiple of 512; R9 = its entries. Out: RDX = bytes, R9 = entries.
+//! Takes no lock.
 
 use seamlock_tdx_abi::field::FieldId;
 use seamlock_tdx_abi::operand::OperandId;
@@ -17,7 +18,8 @@ const STRUCT_BYTES: usize = 1024;
 /// Bytes of one convertible memory range: base and size.
 const CMR_BYTES: usize = 16;
 
-/// Fields of TDSYSINFO_STRUCT: offset, bytes, and where its value comes from. What is not listed is zero.
+/// Fields of TDSYSINFO_STRUCT: offset, bytes, and where its value comes from. What is not listed is
+/// zero.
 const LAYOUT: &[(usize, usize, FieldId)] = &[
     (4, 4, FieldId::SYS_VENDOR_ID),
     (8, 4, FieldId::SYS_BUILD_DATE),
@@ -50,8 +52,8 @@ pub(crate) fn run(call: &mut Call<'_, '_>) -> Done {
     if operands.rdx < STRUCT_BYTES as u64 {
         return Err(invalid(OperandId::RDX));
     }
-    // What lies in no memory is lost, as every write to a hole is. The structure is empty from here on,
-    // even when a later operand is refused.
+    // What lies in no memory is lost, as every write to a hole is. The structure is empty from here
+    // on, even when a later operand is refused.
     let _ = m.memory.write(info, &[0; STRUCT_BYTES]);
     let cmrs = m.check_shared_hpa(operands.r8, (MAX_CMRS * CMR_BYTES) as u64, OperandId::R8)?;
     if operands.r9 < MAX_CMRS as u64 {

@@ -1,7 +1,7 @@
 //! `TDH.SYS.INIT` (leaf 33): initialises the module, once.
 //!
-//! RCX = attributes, all reserved. Out: RCX, RDX, R8, R9, R10 describe a platform fault, or are zero.
-//! Holds the global lock alone.
+//! RCX = attributes, all reserved. Out: RCX, RDX, R8, R9, R10 describe a platform fault, or are
+//! zero. Holds the global lock alone.
 
 use seamlock_sync::Mode;
 use seamlock_tdx_abi::operand::OperandId;

@@ -1,5 +1,5 @@
-//! `TDH.SYS.LP.INIT` (leaf 35): initialises this logical processor, once, and compares it with the one
-//! that made SYS.INIT.
+//! `TDH.SYS.LP.INIT` (leaf 35): initialises this logical processor, once, and compares it with the
+//! one that made SYS.INIT.
 //!
 //! No operands. Out: RCX, RDX, R8 describe a difference, or are zero. Holds the global lock shared.
 

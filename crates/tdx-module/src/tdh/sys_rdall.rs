@@ -1,7 +1,7 @@
 //! `TDH.SYS.RDALL` (leaf 37): reads as much of the module's metadata as fits a page.
 //!
-//! RDX = page for the list, R8 = id of the first field, or null. Out: R8 = id of the next field, null
-//! when all are read. Takes no lock.
+//! RDX = page for the list, R8 = id of the first field, or null. Out: R8 = id of the next field,
+//! null when all are read. Takes no lock.
 
 use seamlock_tdx_abi::addr::PAGE_SIZE;
 use seamlock_tdx_abi::field::FieldId;

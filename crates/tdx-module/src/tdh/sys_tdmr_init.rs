@@ -1,7 +1,7 @@
 //! `TDH.SYS.TDMR.INIT` (leaf 36): initialises the next part of a TDMR's PAMT.
 //!
-//! RCX = base of the TDMR. Out: RDX = address up to which whole gigabytes are ready for use. Holds the
-//! TDMR's mutex. One call does 4 MiB, as Intel's module does, so a gigabyte takes 256 calls.
+//! RCX = base of the TDMR. Out: RDX = address up to which whole gigabytes are ready for use. Holds
+//! the TDMR's mutex. One call does 4 MiB, as Intel's module does, so a gigabyte takes 256 calls.
 
 use seamlock_tdx_abi::addr::{Hpa, PAGE_SIZE, PAGE_SIZE_1G};
 use seamlock_tdx_abi::operand::OperandId;

@@ -1,7 +1,7 @@
 //! `TDH.SYS.UPDATE` (leaf 53): takes over what a module left at TDH.SYS.SHUTDOWN.
 //!
-//! No operands. Holds the global lock alone. This module is never loaded in the place of another, so
-//! there is no handoff data to find.
+//! No operands. Holds the global lock alone. This module is never loaded in the place of another,
+//! so there is no handoff data to find.
 
 use seamlock_sync::Mode;
 use seamlock_tdx_abi::status::TdxStatus;

@@ -1,7 +1,8 @@
-//! `TDH.VP.RD` (leaf 26): reads one element of a vCPU's metadata, and associates the vCPU with this LP.
+//! `TDH.VP.RD` (leaf 26): reads one element of a vCPU's metadata, and associates the vCPU with this
+//! LP.
 //!
-//! RCX = TDVPR, shared; RDX = field id. Out: R8 = value; version 1: RDX = id of the next element. The
-//! owner TDR is held shared.
+//! RCX = TDVPR, shared; RDX = field id. Out: R8 = value; version 1: RDX = id of the next element.
+//! The owner TDR is held shared.
 
 use seamlock_sync::Mode;
 use seamlock_tdx_abi::field::FieldId;

@@ -1,7 +1,8 @@
-//! `TDH.VP.WR` (leaf 43): writes one element of a vCPU's metadata, and associates the vCPU with this LP.
+//! `TDH.VP.WR` (leaf 43): writes one element of a vCPU's metadata, and associates the vCPU with
+//! this LP.
 //!
-//! RCX = TDVPR, shared; RDX = field id, R8 = value, R9 = bits to write. Out: R8 = what was there. The
-//! owner TDR is held shared.
+//! RCX = TDVPR, shared; RDX = field id, R8 = value, R9 = bits to write. Out: R8 = what was there.
+//! The owner TDR is held shared.
 
 use seamlock_sync::Mode;
 use seamlock_tdx_abi::leaf::Leaf;
