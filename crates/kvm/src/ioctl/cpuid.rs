@@ -2,11 +2,10 @@
 
 use std::sync::Arc;
 
-use seamlock_tdx_abi::kvm::{
-    Errno, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, KVM_MAX_CPUID_ENTRIES, KvmCpuid2, KvmCpuidEntry2,
-};
+use seamlock_tdx_abi::kvm::{Errno, KVM_MAX_CPUID_ENTRIES, KvmCpuid2, KvmCpuidEntry2};
 use zerocopy::{FromZeros, IntoBytes};
 
+use super::supported_cpuid::supported;
 use crate::error::{Result, fail};
 use crate::host::Host;
 use crate::task::Task;
@@ -17,73 +16,8 @@ const SITE: &str = "arch/x86/kvm/cpuid.c kvm_dev_ioctl_get_cpuid";
 /// Bytes before the entries.
 const HEADER: u64 = size_of::<KvmCpuid2>() as u64;
 
-/// CPUID 1 ECX: x2APIC, TSC deadline timer and hypervisor, which KVM supports by emulation.
-const EMULATED_1_ECX: u32 = 1 << 21 | 1 << 24 | 1 << 31;
-
-/// The processor's CPUID, with what KVM adds. Its own leaves are 0x40000000 and 0x40000001.
-fn supported(host: &Host) -> Vec<KvmCpuidEntry2> {
-    let mut entries: Vec<KvmCpuidEntry2> =
-        host.module().platform().cpuid.iter().map(entry).collect();
-    if !entries.iter().any(|e| e.function == 1) {
-        entries.push(KvmCpuidEntry2 {
-            function: 1,
-            ..KvmCpuidEntry2::default()
-        });
-    }
-    for entry in entries.iter_mut().filter(|e| e.function == 1) {
-        entry.ecx |= EMULATED_1_ECX;
-    }
-    for entry in entries.iter_mut().filter(|e| e.function == 0x8000_0008) {
-        entry.eax = entry.eax & 0xffff | guest_physical_bits(host, entry.eax & 0xff) << 16;
-    }
-    let text = |bytes: &[u8; 4]| u32::from_le_bytes(*bytes);
-    entries.push(KvmCpuidEntry2 {
-        function: 0x4000_0000,
-        eax: 0x4000_0001,
-        ebx: text(b"KVMK"),
-        ecx: text(b"VMKV"),
-        edx: text(b"M\0\0\0"),
-        ..KvmCpuidEntry2::default()
-    });
-    entries.push(KvmCpuidEntry2 {
-        function: 0x4000_0001,
-        eax: 0x0100_7efb,
-        ..KvmCpuidEntry2::default()
-    });
-    entries.sort_by_key(|e| (e.function, e.index));
-    entries
-}
-
-/// How wide an address the guest can use: as wide as the processor's, but EPT of 4 levels ends at 48.
-/// KVM says so from the processor's own width (cpuid.c:1790).
-fn guest_physical_bits(host: &Host, physical_bits: u32) -> u32 {
-    if host.module().platform().ept_5_level {
-        physical_bits
-    } else {
-        physical_bits.min(48)
-    }
-}
-
-fn entry(e: &seamlock_tdx_module::platform::CpuidEntry) -> KvmCpuidEntry2 {
-    let [eax, ebx, ecx, edx] = e.regs;
-    KvmCpuidEntry2 {
-        function: e.leaf,
-        index: e.subleaf.unwrap_or(0),
-        flags: if e.subleaf.is_some() {
-            KVM_CPUID_FLAG_SIGNIFCANT_INDEX
-        } else {
-            0
-        },
-        eax,
-        ebx,
-        ecx,
-        edx,
-        padding: [0; 3],
-    }
-}
-
 pub(super) fn get_supported_cpuid(task: &Task, host: &Arc<Host>, arg: u64) -> Result<i64> {
-    copy_out(task, arg, &supported(host))
+    copy_out(task, arg, &supported(host.module().platform()))
 }
 
 /// Nothing is emulated that the processor lacks.
