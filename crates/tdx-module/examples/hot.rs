@@ -15,7 +15,7 @@ use std::hint::black_box;
 use std::sync::atomic::AtomicU64;
 use std::time::Instant;
 
-use bed::{Ask, Bed, GIB, MIB2, PAGE};
+use bed::{Ask, Bed, GIB, MIB2, PAGE, Stage};
 use openssl::sha::Sha384;
 use seamlock_sync::{Class, EntryLock, Mode, Sharex, SharexHp};
 use seamlock_tdx_abi::addr::Hpa;
@@ -100,7 +100,7 @@ fn call(bed: &Bed, leaf: Leaf, [rcx, rdx, r8, r9]: [u64; 4]) {
 
 /// Builds a TD of pages that nobody used before, and one of pages that the host used.
 fn launch(turns: &mut Turns) {
-    let bed = Bed::new();
+    let bed = Bed::of(16, Stage::Ready);
     for page in 0..2 * REGIONS * 512 {
         bed.write(IMAGE + page * PAGE, &[page as u8; PAGE as usize]);
     }

@@ -61,15 +61,6 @@ impl<'m> HpGuard<'m> {
         Ok(HpGuard { word, mode, name })
     }
 
-    /// One attempt to have a shared word alone; the hold stays shared when it fails.
-    pub(crate) fn promote(&mut self) -> bool {
-        let ok = self.word.promote(self.name);
-        if ok {
-            self.mode = Mode::Exclusive;
-        }
-        ok
-    }
-
     /// Leaves the word held; whoever ends what it protects releases it by name.
     pub(crate) fn keep(self) {
         std::mem::forget(self);

@@ -22,7 +22,7 @@ use crate::vp::{MIN_TDVPS_PAGES, NO_LP, TDVPS_PAGES_PER_L2_VM, Vp};
 #[derive(Debug)]
 pub(crate) struct TdrGuard<'m> {
     pub(crate) td: &'m Td,
-    pub(crate) guard: PageGuard<'m>,
+    _guard: PageGuard<'m>,
 }
 
 /// A TD found through a page that it owns, held.
@@ -139,8 +139,8 @@ impl Module {
             drop(chain.guard(held));
             return Err(incorrect);
         };
-        let guard = chain.guard(held);
-        Ok(TdrGuard { td, guard })
+        let _guard = chain.guard(held);
+        Ok(TdrGuard { td, _guard })
     }
 
     /// A TDVPR that the host names.

@@ -5,9 +5,11 @@ use seamlock_tdx_abi::leaf::Leaf;
 use seamlock_tdx_abi::lifecycle::OpState;
 
 mod guest;
+mod locks;
 mod sept;
 
 pub use guest::{GUEST_ACCESSIBLE, GUEST_SEPT_STATES_ALLOWED, guest_sept_state_allows};
+pub use locks::{LOCKS, LeafLocks, LockPath, LockUse, LockWord, locks_of};
 pub use sept::{SEPT_STATES_ALLOWED, SEPT_TRAITS, SeptTrait, sept_is, sept_state_allows};
 
 /// Leaves that exist in version 1, too. Source: dispatcher of TDX module 1.5.06.

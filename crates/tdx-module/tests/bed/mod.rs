@@ -1,9 +1,9 @@
 //! A module brought up through SEAMCALLs, and TDs on it.
 //!
-//! Memory: 16 GiB. Host structures lie below 1 GiB, PAMTs in the first GiB of convertible memory, one
-//! TDMR of 4 GiB at 4 GiB, of which pages are given out one after the other.
+//! Host structures lie below the convertible memory, PAMTs in its first 496 MiB; one TDMR begins at 1
+//! GiB, and its pages are given out one after the other.
 
-#![allow(dead_code)] // each test uses its part
+#![allow(dead_code)] // each user takes a part
 
 use std::cell::Cell;
 
@@ -12,7 +12,7 @@ use seamlock_tdx_abi::leaf::Leaf;
 use seamlock_tdx_abi::regs::Regs;
 use seamlock_tdx_abi::status::TdxStatus;
 use seamlock_tdx_abi::td_params::{EptpControls, TdParams, XFAM_FIXED1};
-use seamlock_tdx_abi::tdmr::TdmrInfo;
+use seamlock_tdx_abi::tdmr::{TdmrInfo, pamt_bytes};
 use seamlock_tdx_module::{After, Module, Platform};
 use zerocopy::{FromZeros, IntoBytes};
 
@@ -20,9 +20,8 @@ pub const GIB: u64 = 1 << 30;
 pub const MIB2: u64 = 1 << 21;
 pub const PAGE: u64 = 4096;
 /// The TDMR.
-pub const TDMR: u64 = 4 * GIB;
-const TDMR_SIZE: u64 = 4 * GIB;
-/// The module's HKID, and the first for TDs.
+pub const TDMR: u64 = GIB;
+/// The module's HKID; those after it are for TDs.
 const MODULE_HKID: u64 = 32;
 /// Host structures.
 const ARRAY: u64 = 0x10_0000;
@@ -30,12 +29,32 @@ const INFO: u64 = 0x10_1000;
 const PARAMS: u64 = 0x10_2000;
 /// A page of the host, for PAGE.ADD to copy.
 pub const SOURCE: u64 = 0x20_0000;
+const PAMT: u64 = 16 << 20;
+const LPS: u32 = 2;
 
-/// A module that is ready.
+/// A module, and what the host knows of it.
 pub struct Bed {
     pub m: Module,
+    gib: u64,
     next_page: Cell<u64>,
     next_hkid: Cell<u64>,
+}
+
+/// How far a module is brought up.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stage {
+    /// Loaded.
+    Raw,
+    /// SYS.INIT done.
+    Init,
+    /// SYS.LP.INIT done everywhere.
+    Lps,
+    /// SYS.CONFIG done.
+    Config,
+    /// SYS.KEY.CONFIG done.
+    Keys,
+    /// The TDMR is initialised.
+    Ready,
 }
 
 /// What MNG.INIT is asked for.
@@ -57,31 +76,71 @@ impl Ask {
 }
 
 impl Bed {
+    /// A module that is ready, on a machine with 4 GiB.
     pub fn new() -> Bed {
-        let m = Module::new(Platform::sapphire_rapids(16 * GIB, 2));
+        Bed::of(4, Stage::Ready)
+    }
+
+    /// A module brought up so far, on a machine with `gib` GiB.
+    pub fn of(gib: u64, stage: Stage) -> Bed {
         let bed = Bed {
-            m,
+            m: Module::new(Platform::sapphire_rapids(gib * GIB, LPS)),
+            gib,
             next_page: Cell::new(TDMR),
             next_hkid: Cell::new(MODULE_HKID + 1),
         };
-        bed.ok(Leaf::SYS_INIT, &[]);
-        for lp in 0..2 {
+        let steps: [(Stage, fn(&Bed)); 5] = [
+            (Stage::Init, |bed| {
+                bed.ok(Leaf::SYS_INIT, &[]);
+            }),
+            (Stage::Lps, Bed::init_lps),
+            (Stage::Config, |bed| {
+                bed.ok(Leaf::SYS_CONFIG, &bed.config());
+            }),
+            (Stage::Keys, |bed| {
+                bed.ok(Leaf::SYS_KEY_CONFIG, &[]);
+            }),
+            (Stage::Ready, |bed| {
+                let end = TDMR + bed.tdmr_size();
+                while bed.ok(Leaf::SYS_TDMR_INIT, &[TDMR]).rdx < end {}
+            }),
+        ];
+        for (_, step) in steps.iter().filter(|(reached, _)| *reached <= stage) {
+            step(&bed);
+        }
+        bed
+    }
+
+    fn init_lps(&self) {
+        for lp in 0..LPS {
             let mut regs = Regs::call(Leaf::SYS_LP_INIT);
-            assert_eq!(bed.m.seamcall(lp, &mut regs), After::Host);
+            assert_eq!(self.m.seamcall(lp, &mut regs), After::Host);
             assert_eq!(regs.status(), TdxStatus::SUCCESS);
         }
-        let mut info = TdmrInfo::new_zeroed();
-        (info.base, info.size) = (TDMR, TDMR_SIZE);
-        let entries = |bytes: u64| TDMR_SIZE / bytes * 16;
-        (info.pamt_1g_base, info.pamt_1g_size) = (GIB, PAGE);
-        (info.pamt_2m_base, info.pamt_2m_size) = (GIB + MIB2, entries(MIB2));
-        (info.pamt_4k_base, info.pamt_4k_size) = (GIB + 16 * MIB2, entries(PAGE));
-        bed.write(INFO, info.as_bytes());
-        bed.write(ARRAY, &INFO.to_le_bytes());
-        bed.ok(Leaf::SYS_CONFIG, &[ARRAY, 1, MODULE_HKID]);
-        bed.ok(Leaf::SYS_KEY_CONFIG, &[]);
-        while bed.ok(Leaf::SYS_TDMR_INIT, &[TDMR]).rdx < TDMR + TDMR_SIZE {}
-        bed
+    }
+
+    fn tdmr_size(&self) -> u64 {
+        (self.gib - 2) * GIB
+    }
+
+    /// The operands of SYS.CONFIG, with what they point to in memory.
+    pub fn config(&self) -> [u64; 3] {
+        let size = self.tdmr_size();
+        let [g1, m2, k4] = pamt_bytes(size).map(|bytes| bytes.next_multiple_of(PAGE));
+        let info = TdmrInfo {
+            base: TDMR,
+            size,
+            pamt_4k_base: PAMT,
+            pamt_4k_size: k4,
+            pamt_2m_base: PAMT + k4,
+            pamt_2m_size: m2,
+            pamt_1g_base: PAMT + k4 + m2,
+            pamt_1g_size: g1,
+            ..TdmrInfo::default()
+        };
+        self.write(INFO, info.as_bytes());
+        self.write(ARRAY, &INFO.to_le_bytes());
+        [ARRAY, 1, MODULE_HKID]
     }
 
     pub fn write(&self, pa: u64, bytes: &[u8]) {
@@ -150,9 +209,7 @@ impl Bed {
     pub fn bare_td(&self, l2_vms: u8) -> u64 {
         let tdr = self.lone_page();
         self.page_2m();
-        let hkid = self.next_hkid.get();
-        self.next_hkid.set(hkid + 1);
-        self.ok(Leaf::MNG_CREATE, &[tdr, hkid]);
+        self.ok(Leaf::MNG_CREATE, &[tdr, self.hkid()]);
         self.ok(Leaf::MNG_KEY_CONFIG, &[tdr]);
         for _ in 0..6 + l2_vms {
             self.ok(Leaf::MNG_ADDCX, &[self.page(), tdr]);
@@ -171,6 +228,13 @@ impl Bed {
         params.tsc_frequency = 80;
         self.write(PARAMS, params.as_bytes());
         PARAMS
+    }
+
+    /// The next HKID that no TD has.
+    pub fn hkid(&self) -> u64 {
+        let hkid = self.next_hkid.get();
+        self.next_hkid.set(hkid + 1);
+        hkid
     }
 
     /// A TD that is being built.
@@ -217,6 +281,25 @@ impl Bed {
         let tdvpr = self.vcpu(tdr);
         self.ok(Leaf::MR_FINALIZE, &[tdr]);
         tdvpr
+    }
+
+    /// A 2 MiB page that the guest has not accepted, at `gpa`.
+    pub fn aug_2m(&self, tdr: u64, gpa: u64) -> u64 {
+        self.tables(tdr, gpa, 1);
+        let page = self.page_2m();
+        self.ok(Leaf::MEM_PAGE_AUG, &[gpa | 1, tdr, page]);
+        page
+    }
+
+    /// 512 pages added one by one that lie side by side, from `gpa` on, a multiple of 2 MiB.
+    pub fn add_512(&self, tdr: u64, gpa: u64) -> u64 {
+        self.tables(tdr, gpa, 0);
+        let page = self.page_2m();
+        for i in 0..512 {
+            let operands = [gpa + i * PAGE, tdr, page + i * PAGE, SOURCE];
+            self.ok(Leaf::MEM_PAGE_ADD, &operands);
+        }
+        page
     }
 
     /// What MEM.SEPT.RD says of an entry: RCX and the state in RDX.
