@@ -4,6 +4,7 @@
 // The command line is where threads start and progress looks at the clock.
 #![allow(clippy::disallowed_methods)]
 
+mod bench;
 mod failure;
 mod launch;
 mod progress;
@@ -29,6 +30,7 @@ enum Command {
     Run(run::Run),
     Launch(launch::Launch),
     Vectors(vectors::Vectors),
+    Bench(bench::Bench),
 }
 
 fn main() -> ExitCode {
@@ -37,6 +39,7 @@ fn main() -> ExitCode {
         Command::Run(command) => command.run(),
         Command::Launch(command) => command.run(),
         Command::Vectors(command) => command.run(),
+        Command::Bench(command) => command.run(),
     };
     failure::exit_code(done)
 }

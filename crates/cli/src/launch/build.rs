@@ -1,6 +1,8 @@
 //! The launch itself, step by step, as a VMM does it.
 
+use std::cell::Cell;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use seamlock_kvm::{Control, Task, Teardown, close};
@@ -10,11 +12,11 @@ use seamlock_tdx_abi::regs::Regs;
 use seamlock_tdx_abi::{FieldId, Hpa, Leaf};
 use zerocopy::{FromZeros, IntoBytes};
 
+use super::Request;
 use super::firmware::Firmware;
 use super::journal::{Journal, Line};
 use super::vcpu::VcpuThread;
 use super::vmm::Machine;
-use super::Request;
 use crate::progress;
 
 /// CPUID leaf with the address widths; its EAX bits 23:16 choose GPAW.
@@ -43,6 +45,9 @@ pub struct Launched {
     pub teardown: Teardown,
     /// Assertions of KVM's that failed.
     pub bugs: Vec<String>,
+    /// How long the pages took, from the first KVM_TDX_INIT_MEM_REGION to KVM_TDX_FINALIZE_VM. For
+    /// benchmarks; no report shows it.
+    pub measured_part: Duration,
 }
 
 impl Launched {
@@ -86,17 +91,31 @@ pub fn launch_on(
     let control = Control::on(0);
     let task = machine.process.task(&control);
     let before = machine.host.counters().by_leaf();
+    let measured_part = Cell::new(Duration::ZERO);
     let mrtd = thread::scope(|scope| {
         let cpus = machine.host.cpus().len() as u32;
         let start = |i| VcpuThread::start(scope, machine, i % cpus);
         let threads: Vec<_> = (0..request.vcpus).map(start).collect();
         let flash = machine.process.map_bytes(firmware.image.clone());
-        let done = Builder { machine, firmware, task: &task, threads: &threads, flash }.run();
+        let measured_part = &measured_part;
+        let done = Builder {
+            machine,
+            firmware,
+            task: &task,
+            threads: &threads,
+            flash,
+            measured_part,
+        }
+        .run();
         machine.process.unmap(flash);
         done
     })?;
     let after = machine.host.counters().by_leaf();
-    finish(&machine.journal, request, mrtd, &before, &after)
+    let launched = finish(&machine.journal, request, mrtd, &before, &after)?;
+    Ok(Launched {
+        measured_part: measured_part.get(),
+        ..launched
+    })
 }
 
 fn finish(
@@ -114,7 +133,10 @@ fn finish(
         let (made_before, failed_before) = earlier(leaf);
         (leaf, made - made_before, failed - failed_before)
     });
-    let teardown = journal.teardowns().pop().context("the VM outlived its last descriptor")?;
+    let teardown = journal
+        .teardowns()
+        .pop()
+        .context("the VM outlived its last descriptor")?;
     Ok(Launched {
         request,
         mrtd,
@@ -122,6 +144,7 @@ fn finish(
         seamcalls: during.filter(|(_, made, _)| *made > 0).collect(),
         teardown,
         bugs: journal.bugs().iter().map(ToString::to_string).collect(),
+        measured_part: Duration::ZERO,
     })
 }
 
@@ -132,11 +155,16 @@ struct Builder<'a, 's, 'm> {
     threads: &'a [VcpuThread<'s, 'm>],
     /// Where the VMM has mapped the image.
     flash: u64,
+    measured_part: &'a Cell<Duration>,
 }
 
 impl<'s, 'm: 's> Builder<'_, 's, 'm> {
     fn run(&self) -> anyhow::Result<String> {
-        let mut td = Td { vm: self.create_vm()?, vcpus: Vec::new(), gmems: Vec::new() };
+        let mut td = Td {
+            vm: self.create_vm()?,
+            vcpus: Vec::new(),
+            gmems: Vec::new(),
+        };
         // Whatever was made is taken down again, also when a step is refused.
         let built = self.build(&mut td);
         self.destroy(&td)?;
@@ -158,8 +186,11 @@ impl<'s, 'm: 's> Builder<'_, 's, 'm> {
             let machine = self.machine;
             thread.run(move |task| machine.tdx(task, fd, TdxCmdId::KVM_TDX_INIT_VCPU, 0, hob))?;
         }
+        let start = Instant::now();
         self.load_regions(td.vcpus[0])?;
-        self.machine.tdx(self.task, td.vm, TdxCmdId::KVM_TDX_FINALIZE_VM, 0, 0)?;
+        self.machine
+            .tdx(self.task, td.vm, TdxCmdId::KVM_TDX_FINALIZE_VM, 0, 0)?;
+        self.measured_part.set(start.elapsed());
         self.enter_once(td)?;
         mrtd(self.machine)
     }
@@ -170,7 +201,12 @@ impl<'s, 'm: 's> Builder<'_, 's, 'm> {
         if version != 12 {
             bail!("KVM_GET_API_VERSION is {version}, not 12");
         }
-        let types = m.ioctl(task, m.kvm, KVM_CHECK_EXTENSION, u64::from(KVM_CAP_VM_TYPES))?;
+        let types = m.ioctl(
+            task,
+            m.kvm,
+            KVM_CHECK_EXTENSION,
+            u64::from(KVM_CAP_VM_TYPES),
+        )?;
         if types >> KVM_X86_TDX_VM & 1 == 0 {
             bail!("KVM offers no VM of type TDX");
         }
@@ -189,16 +225,21 @@ impl<'s, 'm: 's> Builder<'_, 's, 'm> {
             m.tdx(task, vm, TdxCmdId::KVM_TDX_CAPABILITIES, 0, at)
         })?;
         let word = |at: usize| {
-            head.get(at..at + 8).and_then(|b| b.try_into().ok()).map_or(0, u64::from_le_bytes)
+            head.get(at..at + 8)
+                .and_then(|b| b.try_into().ok())
+                .map_or(0, u64::from_le_bytes)
         };
         let (attributes, xfam) = (word(0), word(8));
-        let (_, supported) = m.cpuid_at(0, |at| m.ioctl(task, m.kvm, KVM_GET_SUPPORTED_CPUID, at))?;
+        let (_, supported) =
+            m.cpuid_at(0, |at| m.ioctl(task, m.kvm, KVM_GET_SUPPORTED_CPUID, at))?;
         let mut init = KvmTdxInitVm::new_zeroed();
         // Without SEPT_VE_DISABLE a guest could be made to take #VE anywhere.
         init.attributes = attributes & 1 << 28;
         init.xfam = xfam;
-        let entries: Vec<_> =
-            configurable.iter().map(|entry| configure(entry, &supported)).collect();
+        let entries: Vec<_> = configurable
+            .iter()
+            .map(|entry| configure(entry, &supported))
+            .collect();
         let fixed = size_of::<KvmTdxInitVm>() - size_of::<KvmCpuid2>();
         let at = m.map_cpuid(&init.as_bytes()[..fixed], &entries);
         m.tdx(task, vm, TdxCmdId::KVM_TDX_INIT_VM, 0, at)?;
@@ -233,7 +274,10 @@ impl<'s, 'm: 's> Builder<'_, 's, 'm> {
     /// A memslot on a guest_memfd of its own, private as a whole.
     fn add_slot(&self, vm: i32, slot: &Memslot) -> anyhow::Result<i32> {
         let (m, task) = (self.machine, self.task);
-        let mut create = KvmCreateGuestMemfd { size: slot.size, ..KvmCreateGuestMemfd::default() };
+        let mut create = KvmCreateGuestMemfd {
+            size: slot.size,
+            ..KvmCreateGuestMemfd::default()
+        };
         let gmem = m.ioctl_with(task, vm, KVM_CREATE_GUEST_MEMFD, &mut create)? as i32;
         let backing = match slot.kind {
             SlotKind::Firmware => self.flash,
@@ -308,7 +352,10 @@ impl<'s, 'm: 's> Builder<'_, 's, 'm> {
         match (self.in_flash(region), &region.source) {
             (Some(address), _) => address,
             (None, Source::Zeros) => self.machine.process.map(region.size()),
-            (None, _) => self.machine.process.map_bytes(plan.contents(image, region).into()),
+            (None, _) => self
+                .machine
+                .process
+                .map_bytes(plan.contents(image, region).into()),
         }
     }
 
@@ -333,11 +380,13 @@ impl<'s, 'm: 's> Builder<'_, 's, 'm> {
                 bail!("the vCPU's descriptor is not a vCPU");
             };
             vcpu.vcpu().run_page().write(IMMEDIATE_EXIT, &[1]);
-            thread.run(move |task| match seamlock_kvm::ioctl_fd(task, fd, KVM_RUN, 0) {
-                Err(error) if error.is(Errno::EINTR) => Ok(0),
-                Err(error) => Err(error.into()),
-                Ok(_) => bail!("KVM_RUN with immediate_exit set came back without EINTR"),
-            })?;
+            thread.run(
+                move |task| match seamlock_kvm::ioctl_fd(task, fd, KVM_RUN, 0) {
+                    Err(error) if error.is(Errno::EINTR) => Ok(0),
+                    Err(error) => Err(error.into()),
+                    Ok(_) => bail!("KVM_RUN with immediate_exit set came back without EINTR"),
+                },
+            )?;
         }
         Ok(())
     }
@@ -371,16 +420,26 @@ fn configure(entry: &KvmCpuidEntry2, supported: &[KvmCpuidEntry2]) -> KvmCpuidEn
 /// never sees it.
 fn mrtd(machine: &Machine) -> anyhow::Result<String> {
     let vms = machine.host.live_vms();
-    let tdr: Hpa = vms.iter().find_map(|vm| vm.tdx().tdr()).context("there is no TD")?;
+    let tdr: Hpa = vms
+        .iter()
+        .find_map(|vm| vm.tdx().tdr())
+        .context("there is no TD")?;
     let mut hex = String::new();
     for element in 0..6 {
         let field = FieldId::TDCS_MRTD.0 + element;
-        let mut regs = Regs { rcx: tdr.0, rdx: field, ..Regs::call(Leaf::MNG_RD) };
+        let mut regs = Regs {
+            rcx: tdr.0,
+            rdx: field,
+            ..Regs::call(Leaf::MNG_RD)
+        };
         let _ = machine.host.module().seamcall(0, &mut regs);
         if regs.rax != 0 {
             bail!("reading MRTD: {}", regs.status());
         }
-        regs.r8.to_le_bytes().iter().for_each(|byte| hex.push_str(&format!("{byte:02x}")));
+        regs.r8
+            .to_le_bytes()
+            .iter()
+            .for_each(|byte| hex.push_str(&format!("{byte:02x}")));
     }
     Ok(hex)
 }

@@ -41,7 +41,11 @@ impl Firmware {
         let plan = MemoryLayout::q35(memory, image.len() as u64, Gpaw::Bits48)
             .and_then(|layout| LaunchPlan::new(&image, layout))
             .map_err(|error| BadInput(format!("{name}: {error}")))?;
-        Ok(Firmware { name, image: image.into(), plan })
+        Ok(Firmware {
+            name,
+            image: image.into(),
+            plan,
+        })
     }
 }
 
@@ -58,7 +62,9 @@ fn read(path: &Path) -> Result<Vec<u8>, BadInput> {
         check_image_len(meta.len()).map_err(|error| BadInput(format!("{name}: {error}")))?;
     }
     let mut image = Vec::new();
-    file.take(MAX_IMAGE_LEN + 1).read_to_end(&mut image).map_err(bad)?;
+    file.take(MAX_IMAGE_LEN + 1)
+        .read_to_end(&mut image)
+        .map_err(bad)?;
     check_image_len(image.len() as u64).map_err(|error| BadInput(format!("{name}: {error}")))?;
     Ok(image)
 }

@@ -66,7 +66,11 @@ impl Observer for Journal {
         };
         self.0.with(|pages| match pages.ioctls.last_mut() {
             Some(last) if last.name == call.name && last.result == result => last.times += 1,
-            _ => pages.ioctls.push(Line { name: call.name.to_owned(), result, times: 1 }),
+            _ => pages.ioctls.push(Line {
+                name: call.name.to_owned(),
+                result,
+                times: 1,
+            }),
         });
     }
 

@@ -13,7 +13,7 @@ use std::process::ExitCode;
 use clap::Args;
 use seamlock_kvm::discipline::{self, Discipline};
 
-pub use build::{Launched, launch};
+pub use build::{launch, launch_on};
 pub use firmware::Firmware;
 pub use vmm::Machine;
 
@@ -67,20 +67,33 @@ impl Launch {
         } else {
             report::text(&firmware, &launched)?;
         }
-        Ok(if launched.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        Ok(if launched.is_clean() {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        })
     }
 
     fn request(&self) -> Result<Request, BadInput> {
         if self.vcpus == 0 || self.vcpus > MAX_VCPUS {
             let given = self.vcpus;
-            return Err(BadInput(format!("--vcpus {given}: a TD has 1 to {MAX_VCPUS} vCPUs")));
+            return Err(BadInput(format!(
+                "--vcpus {given}: a TD has 1 to {MAX_VCPUS} vCPUs"
+            )));
         }
         let discipline = discipline::by_name(&self.discipline).ok_or_else(|| {
             let names: Vec<_> = discipline::DISCIPLINES.iter().map(|d| d.name).collect();
             let given = &self.discipline;
-            BadInput(format!("--discipline {given}: there is none; there are {}", names.join(", ")))
+            BadInput(format!(
+                "--discipline {given}: there is none; there are {}",
+                names.join(", ")
+            ))
         })?;
-        Ok(Request { vcpus: self.vcpus, memory: parse_memory(&self.memory)?, discipline })
+        Ok(Request {
+            vcpus: self.vcpus,
+            memory: parse_memory(&self.memory)?,
+            discipline,
+        })
     }
 }
 
@@ -88,14 +101,19 @@ impl Launch {
 fn parse_memory(text: &str) -> Result<u64, BadInput> {
     let bad = |why: &str| BadInput(format!("--memory {text}: {why}"));
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let unit = match text[digits.len()..].to_ascii_uppercase().trim_end_matches("IB") {
+    let unit = match text[digits.len()..]
+        .to_ascii_uppercase()
+        .trim_end_matches("IB")
+    {
         "K" => 1 << 10,
         "" | "M" => MIB,
         "G" => 1 << 30,
         "T" => 1 << 40,
         _ => return Err(bad("the unit is K, M, G or T")),
     };
-    let number: u64 = digits.parse().map_err(|_| bad("not a size such as 512M or 64G"))?;
+    let number: u64 = digits
+        .parse()
+        .map_err(|_| bad("not a size such as 512M or 64G"))?;
     let bytes = number.checked_mul(unit).ok_or_else(|| bad("too large"))?;
     if bytes == 0 || !bytes.is_multiple_of(MIB) {
         return Err(bad("guest memory is a multiple of 1 MiB, and not zero"));

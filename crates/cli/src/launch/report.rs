@@ -49,11 +49,19 @@ struct SectionRow {
 
 fn rows(firmware: &Firmware) -> Vec<SectionRow> {
     let sections = &firmware.plan.metadata.sections;
-    sections.iter().enumerate().map(|(i, section)| row(firmware, i, section)).collect()
+    sections
+        .iter()
+        .enumerate()
+        .map(|(i, section)| row(firmware, i, section))
+        .collect()
 }
 
 fn row(firmware: &Firmware, index: usize, section: &Section) -> SectionRow {
-    let region = firmware.plan.regions.iter().find(|region| region.section == index);
+    let region = firmware
+        .plan
+        .regions
+        .iter()
+        .find(|region| region.section == index);
     SectionRow {
         r#type: section.kind.to_string(),
         gpa: format!("{:#x}", section.gpa),
@@ -114,24 +122,51 @@ pub fn text(firmware: &Firmware, launched: &Launched) -> anyhow::Result<()> {
 }
 
 fn head(out: &mut impl Write, report: &Report) -> anyhow::Result<()> {
-    let Report { firmware, discipline, vcpus, .. } = report;
-    let (image, memory) = (size(report.firmware_bytes as u64), size(report.memory_bytes));
-    let vcpus = if *vcpus == 1 { "1 vCPU".to_owned() } else { format!("{vcpus} vCPUs") };
-    writeln!(out, "{firmware} ({image}), {vcpus}, {memory}, discipline {discipline}")?;
+    let Report {
+        firmware,
+        discipline,
+        vcpus,
+        ..
+    } = report;
+    let (image, memory) = (
+        size(report.firmware_bytes as u64),
+        size(report.memory_bytes),
+    );
+    let vcpus = if *vcpus == 1 {
+        "1 vCPU".to_owned()
+    } else {
+        format!("{vcpus} vCPUs")
+    };
+    writeln!(
+        out,
+        "{firmware} ({image}), {vcpus}, {memory}, discipline {discipline}"
+    )?;
     Ok(())
 }
 
 fn sections(out: &mut impl Write, rows: &[SectionRow]) -> anyhow::Result<()> {
     writeln!(out, "\n{HEAD}sections{HEAD:#}")?;
-    writeln!(out, "  {DIM}#  type      first page   bytes       pages  contents{DIM:#}")?;
+    writeln!(
+        out,
+        "  {DIM}#  type      first page   bytes       pages  contents{DIM:#}"
+    )?;
     for (i, row) in rows.iter().enumerate() {
         let contents = match (row.added, row.measured) {
             (false, _) => "not added at launch",
             (true, true) => "measured",
             (true, false) => "not measured",
         };
-        let SectionRow { r#type, gpa, bytes, pages, .. } = row;
-        writeln!(out, "  {i:<2} {type:<9} {gpa:<12} {bytes:<#11x} {pages:<6} {contents}")?;
+        let SectionRow {
+            r#type,
+            gpa,
+            bytes,
+            pages,
+            ..
+        } = row;
+        writeln!(
+            out,
+            "  {i:<2} {type:<9} {gpa:<12} {bytes:<#11x} {pages:<6} {contents}"
+        )?;
     }
     Ok(())
 }
@@ -148,21 +183,40 @@ fn seamcalls(out: &mut impl Write, report: &Report) -> anyhow::Result<()> {
     writeln!(out, "\n{HEAD}SEAMCALLs{HEAD:#}")?;
     for (name, count) in &report.seamcalls {
         let failed = report.seamcalls_failed.get(name).copied().unwrap_or(0);
-        let failed = if failed > 0 { format!("  {failed} failed") } else { String::new() };
+        let failed = if failed > 0 {
+            format!("  {failed} failed")
+        } else {
+            String::new()
+        };
         writeln!(out, "  {count:>7} {name}{failed}")?;
     }
     Ok(())
 }
 
 fn result(out: &mut impl Write, report: &Report) -> anyhow::Result<()> {
-    let Report { mrtd, pages_added, pages_extended, extends, .. } = report;
+    let Report {
+        mrtd,
+        pages_added,
+        pages_extended,
+        extends,
+        ..
+    } = report;
     writeln!(out, "\n{HEAD}MRTD{HEAD:#} {GOOD}{mrtd}{GOOD:#}")?;
     writeln!(
         out,
         "  {pages_added} pages added, {pages_extended} of them extended ({extends} MR.EXTEND)"
     )?;
-    let Report { pages_reclaimed, pages_leaked, hkid_returned, .. } = report;
-    let style = if *pages_leaked == 0 && *hkid_returned { GOOD } else { BAD };
+    let Report {
+        pages_reclaimed,
+        pages_leaked,
+        hkid_returned,
+        ..
+    } = report;
+    let style = if *pages_leaked == 0 && *hkid_returned {
+        GOOD
+    } else {
+        BAD
+    };
     let hkid = if *hkid_returned { "returned" } else { "leaked" };
     writeln!(
         out,
@@ -177,7 +231,17 @@ fn result(out: &mut impl Write, report: &Report) -> anyhow::Result<()> {
 
 /// A size for people, exact.
 fn size(bytes: u64) -> String {
-    let units = [(1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
-    let fits = units.iter().find(|(unit, _)| bytes >= *unit && bytes.is_multiple_of(*unit));
-    fits.map_or_else(|| format!("{bytes} bytes"), |(unit, name)| format!("{} {name}", bytes / unit))
+    let units = [
+        (1 << 40, "TiB"),
+        (1 << 30, "GiB"),
+        (1 << 20, "MiB"),
+        (1 << 10, "KiB"),
+    ];
+    let fits = units
+        .iter()
+        .find(|(unit, _)| bytes >= *unit && bytes.is_multiple_of(*unit));
+    fits.map_or_else(
+        || format!("{bytes} bytes"),
+        |(unit, name)| format!("{} {name}", bytes / unit),
+    )
 }

@@ -36,7 +36,11 @@ impl<'s, 'm: 's> VcpuThread<'s, 'm> {
                 }
             }
         });
-        VcpuThread { jobs: Some(jobs), results, thread: Some(thread) }
+        VcpuThread {
+            jobs: Some(jobs),
+            results,
+            thread: Some(thread),
+        }
     }
 
     /// Does something on the thread, and waits for it.
@@ -48,7 +52,11 @@ impl<'s, 'm: 's> VcpuThread<'s, 'm> {
         job: impl FnOnce(&Task) -> anyhow::Result<i64> + Send + 'm,
     ) -> anyhow::Result<i64> {
         let gone = || anyhow!("a vCPU thread has ended early");
-        self.jobs.as_ref().ok_or_else(gone)?.send(Box::new(job)).map_err(|_| gone())?;
+        self.jobs
+            .as_ref()
+            .ok_or_else(gone)?
+            .send(Box::new(job))
+            .map_err(|_| gone())?;
         self.results.recv().map_err(|_| gone())?
     }
 }

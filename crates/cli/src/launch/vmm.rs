@@ -53,7 +53,12 @@ impl Machine {
         let kvm = process
             .install(&File::open_kvm(&host))
             .map_err(|errno| anyhow!("opening /dev/kvm: {errno}"))?;
-        Ok(Machine { host, process, journal, kvm })
+        Ok(Machine {
+            host,
+            process,
+            journal,
+            kvm,
+        })
     }
 
     /// `ioctl(2)` with a plain argument.
@@ -80,7 +85,9 @@ impl Machine {
     ) -> anyhow::Result<i64> {
         let at = self.process.map_copy(value.as_bytes());
         let done = self.ioctl(task, fd, request, at);
-        self.process.read(at, value.as_mut_bytes()).map_err(|_| anyhow!("our own memory"))?;
+        self.process
+            .read(at, value.as_mut_bytes())
+            .map_err(|_| anyhow!("our own memory"))?;
         self.process.unmap(at);
         done
     }
@@ -97,7 +104,12 @@ impl Machine {
         flags: u32,
         data: u64,
     ) -> anyhow::Result<i64> {
-        let mut cmd = KvmTdxCmd { id: id.0, flags, data, hw_error: 0 };
+        let mut cmd = KvmTdxCmd {
+            id: id.0,
+            flags,
+            data,
+            hw_error: 0,
+        };
         let done = self.ioctl_with(task, fd, KVM_MEMORY_ENCRYPT_OP, &mut cmd);
         done.with_context(|| match cmd.hw_error {
             0 => id.to_string(),
@@ -110,7 +122,12 @@ impl Machine {
     /// # Errors
     /// As [`ioctl`](Machine::ioctl).
     pub fn enable_cap(&self, task: &Task, fd: i32, cap: u32, arg: u64) -> anyhow::Result<i64> {
-        let mut cap = KvmEnableCap { cap, flags: 0, args: [arg, 0, 0, 0], pad: [0; 64] };
+        let mut cap = KvmEnableCap {
+            cap,
+            flags: 0,
+            args: [arg, 0, 0, 0],
+            pad: [0; 64],
+        };
         self.ioctl_with(task, fd, KVM_ENABLE_CAP, &mut cap)
     }
 
@@ -127,20 +144,32 @@ impl Machine {
         let room = CPUID_ROOM as usize * size_of::<KvmCpuidEntry2>();
         let at = self.process.map((offset + header + room) as u64);
         let unmapped = |_| anyhow!("our own memory");
-        self.process.write(at + offset as u64, &CPUID_ROOM.to_le_bytes()).map_err(unmapped)?;
+        self.process
+            .write(at + offset as u64, &CPUID_ROOM.to_le_bytes())
+            .map_err(unmapped)?;
         call(at)?;
-        let bytes = self.process.read_vec(at, offset + header + room).map_err(unmapped)?;
+        let bytes = self
+            .process
+            .read_vec(at, offset + header + room)
+            .map_err(unmapped)?;
         self.process.unmap(at);
         let (head, list) = bytes.split_at(offset);
         let count = KvmCpuid2::read_from_prefix(list).map_or(0, |(cpuid, _)| cpuid.nent) as usize;
-        let entries = list[header..].chunks_exact(size_of::<KvmCpuidEntry2>()).take(count);
-        let entries = entries.filter_map(|e| KvmCpuidEntry2::read_from_bytes(e).ok()).collect();
+        let entries = list[header..]
+            .chunks_exact(size_of::<KvmCpuidEntry2>())
+            .take(count);
+        let entries = entries
+            .filter_map(|e| KvmCpuidEntry2::read_from_bytes(e).ok())
+            .collect();
         Ok((head.to_vec(), entries))
     }
 
     /// Maps a `kvm_cpuid2` of these entries behind `head`.
     pub fn map_cpuid(&self, head: &[u8], entries: &[KvmCpuidEntry2]) -> u64 {
-        let header = KvmCpuid2 { nent: entries.len() as u32, padding: 0 };
+        let header = KvmCpuid2 {
+            nent: entries.len() as u32,
+            padding: 0,
+        };
         let mut bytes = head.to_vec();
         bytes.extend_from_slice(header.as_bytes());
         bytes.extend_from_slice(entries.as_bytes());

@@ -1,0 +1,200 @@
+//! `seamlock bench launch`: a launch against the bare hash of what it measures.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use openssl::sha::Sha384;
+use seamlock_kvm::discipline;
+use seamlock_tdvf::builder::ImageBuilder;
+use seamlock_tdvf::mrtd::hashed;
+use seamlock_tdvf::{Attributes, Order, Section, SectionKind};
+use serde::Serialize;
+
+use crate::launch::{Firmware, Machine, Request, launch_on};
+use crate::style::{BAD, GOOD, HEAD};
+
+/// Guest memory of the launch; it does not matter to the time.
+const MEMORY: u64 = 512 << 20;
+/// The measured part of a launch reaches this much of the bare hash's speed.
+const TARGET_MEASURED: f64 = 0.90;
+/// The whole launch with its teardown does.
+const TARGET_WHOLE: f64 = 0.80;
+
+/// A launch, against a bare SHA-384 over the very bytes that MRTD hashes.
+#[derive(Debug, Args)]
+pub struct BenchLaunch {
+    /// A firmware image; without one, a 4 MiB image laid out as OVMF's.
+    firmware: Option<PathBuf>,
+    /// Repetitions; the median counts.
+    #[arg(long, value_name = "N", default_value_t = 31)]
+    rounds: usize,
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Medians, in nanoseconds.
+#[derive(Debug, Serialize)]
+struct Figures {
+    firmware: String,
+    hashed_bytes: usize,
+    bare_hash_ns: u64,
+    measured_part_ns: u64,
+    whole_launch_ns: u64,
+    boot_ns: u64,
+    measured_ratio: f64,
+    whole_ratio: f64,
+    met: bool,
+}
+
+impl BenchLaunch {
+    /// Runs the benchmark.
+    pub fn run(self) -> anyhow::Result<ExitCode> {
+        let firmware = match &self.firmware {
+            Some(path) => Firmware::load(Some(path), MEMORY)?,
+            None => Firmware::plan("a 4 MiB image".into(), four_mib_image(), MEMORY)?,
+        };
+        let figures = measure(&firmware, self.rounds.max(1))?;
+        if self.json {
+            anstream::println!("{}", serde_json::to_string_pretty(&figures)?);
+        } else {
+            print(&figures);
+        }
+        Ok(if figures.met {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        })
+    }
+}
+
+/// As OVMF of 4 MiB: 528 KiB of variables that are not measured, the rest is.
+fn four_mib_image() -> Vec<u8> {
+    const LEN: u32 = 4 << 20;
+    const VARIABLES: u32 = 0x8_4000;
+    let base = (4u64 << 30) - u64::from(LEN);
+    let flash = |kind, from: u32, to: u32, attributes| Section {
+        kind,
+        data_offset: from,
+        raw_size: to - from,
+        gpa: base + u64::from(from),
+        mem_size: u64::from(to - from),
+        attributes,
+    };
+    let ram = |kind, gpa, mem_size| Section {
+        kind,
+        data_offset: 0,
+        raw_size: 0,
+        gpa,
+        mem_size,
+        attributes: Attributes::default(),
+    };
+    // No two chunks alike, though SHA-384 does not care.
+    let code: Vec<u8> = (VARIABLES..LEN - 0x400)
+        .map(|i| (i.wrapping_mul(0x9e37_79b1) >> 24) as u8)
+        .collect();
+    ImageBuilder::new(LEN as usize)
+        .contents(VARIABLES as usize, code)
+        .section(flash(
+            SectionKind::BFV,
+            VARIABLES,
+            LEN,
+            Attributes::MR_EXTEND,
+        ))
+        .section(flash(SectionKind::CFV, 0, VARIABLES, Attributes::default()))
+        .section(ram(SectionKind::TEMP_MEM, 0x81_0000, 0x1_0000))
+        .section(ram(SectionKind::TEMP_MEM, 0x80_b000, 0x2000))
+        .section(ram(SectionKind::TD_HOB, 0x80_9000, 0x2000))
+        .section(ram(SectionKind::TEMP_MEM, 0x80_0000, 0x6000))
+        .build()
+}
+
+fn measure(firmware: &Firmware, rounds: usize) -> anyhow::Result<Figures> {
+    let mut bytes = Vec::new();
+    hashed(&firmware.plan, &firmware.image, Order::PerPage, |part| {
+        bytes.extend_from_slice(part)
+    });
+    let request = Request {
+        vcpus: 1,
+        memory: MEMORY,
+        discipline: &discipline::V7_3,
+    };
+    let (mut bare, mut measured, mut whole, mut boots) = (vec![], vec![], vec![], vec![]);
+    // Interleaved, so that a slow moment of the machine meets both sides.
+    for _ in 0..rounds {
+        let start = Instant::now();
+        let mut hash = Sha384::new();
+        hash.update(std::hint::black_box(&bytes));
+        std::hint::black_box(hash.finish());
+        bare.push(start.elapsed());
+        let start = Instant::now();
+        let machine = Machine::boot(&request)?;
+        boots.push(start.elapsed());
+        let start = Instant::now();
+        let launched = launch_on(&machine, firmware, request)?;
+        whole.push(start.elapsed());
+        measured.push(launched.measured_part);
+    }
+    let [bare, measured, whole, boot] = [bare, measured, whole, boots].map(median);
+    let ratio = |time: u64| bare as f64 / time as f64;
+    let (measured_ratio, whole_ratio) = (ratio(measured), ratio(whole));
+    Ok(Figures {
+        firmware: firmware.name.clone(),
+        hashed_bytes: bytes.len(),
+        bare_hash_ns: bare,
+        measured_part_ns: measured,
+        whole_launch_ns: whole,
+        boot_ns: boot,
+        measured_ratio,
+        whole_ratio,
+        met: measured_ratio >= TARGET_MEASURED && whole_ratio >= TARGET_WHOLE,
+    })
+}
+
+fn median(mut times: Vec<Duration>) -> u64 {
+    times.sort_unstable();
+    times[times.len() / 2].as_nanos() as u64
+}
+
+fn print(figures: &Figures) {
+    let ms = |ns: u64| ns as f64 / 1e6;
+    let row = |what: &str, ns: u64, ratio: f64, target: f64| {
+        let style = if ratio >= target { GOOD } else { BAD };
+        let ms = ms(ns);
+        anstream::println!(
+            "  {what:<30} {ms:>8.3} ms   {style}{ratio:.3}{style:#} of the bare hash (target {target:.2})"
+        );
+    };
+    let Figures {
+        firmware,
+        hashed_bytes,
+        bare_hash_ns,
+        ..
+    } = figures;
+    let speed = *hashed_bytes as f64 / *bare_hash_ns as f64 * 1e3;
+    anstream::println!("{HEAD}{firmware}{HEAD:#}, {hashed_bytes} bytes hashed into MRTD; medians");
+    anstream::println!(
+        "  {:<30} {:>8.3} ms   {speed:.0} MB/s",
+        "bare SHA-384",
+        ms(*bare_hash_ns)
+    );
+    row(
+        "measured part of the launch",
+        figures.measured_part_ns,
+        figures.measured_ratio,
+        TARGET_MEASURED,
+    );
+    row(
+        "whole launch with teardown",
+        figures.whole_launch_ns,
+        figures.whole_ratio,
+        TARGET_WHOLE,
+    );
+    anstream::println!(
+        "  {:<30} {:>8.3} ms",
+        "boot of the machine, before it",
+        ms(figures.boot_ns)
+    );
+}

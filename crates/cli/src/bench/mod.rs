@@ -1,0 +1,28 @@
+//! `seamlock bench`: how fast, as ratios against a named baseline of the same run.
+
+mod launch;
+
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+
+/// Measure: how fast, against a bare baseline of the same run.
+#[derive(Debug, Args)]
+pub struct Bench {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    Launch(launch::BenchLaunch),
+}
+
+impl Bench {
+    /// Runs the command: exit code 1 when a target is missed.
+    pub fn run(self) -> anyhow::Result<ExitCode> {
+        match self.what {
+            What::Launch(command) => command.run(),
+        }
+    }
+}
