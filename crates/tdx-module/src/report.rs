@@ -23,8 +23,8 @@ const TEE_TCB_VALID: u64 = 0x3_01ff;
 /// TEE_TCB_SVN: module minor version 6, major version 1. Nothing is claimed about patches.
 const TEE_TCB_SVN: [u8; 16] = [6, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
 
-/// TDINFO of a TD with its hash, which is kept until an RTMR changes. True when it was made now. The
-/// caller holds the RTMR lock.
+/// TDINFO of a TD with its hash, which is kept until an RTMR changes. True when it was made now.
+/// The caller holds the RTMR lock.
 pub(crate) fn tee_info_hash(td: &Td) -> (TdInfo, Digest, bool) {
     let (attributes, xfam) = (td.attributes.load(), td.xfam.load());
     td.config.with(|config| {
@@ -86,8 +86,8 @@ pub(crate) fn is_authentic(head: &ReportMac) -> bool {
     head.mac == mac(head)
 }
 
-/// HMAC-SHA-256 with [`FAKE_MAC_KEY`] over everything before the MAC. (The algorithm of the processor's
-/// MAC is not public.)
+/// HMAC-SHA-256 with [`FAKE_MAC_KEY`] over everything before the MAC. (The algorithm of the
+/// processor's MAC is not public.)
 fn mac(head: &ReportMac) -> [u8; 32] {
     let covered = &head.as_bytes()[..size_of::<ReportMac>() - size_of_val(&head.mac)];
     let keyed = |pad: u8, parts: &[&[u8]]| {

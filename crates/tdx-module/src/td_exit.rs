@@ -22,7 +22,8 @@ pub(crate) const EPT_VIOLATION: u32 = 48;
 pub(crate) const EPT_MISCONFIGURATION: u32 = 49;
 /// VMX exit reason of TDCALL.
 pub(crate) const TDCALL: u32 = 77;
-/// Bits of an EPT violation's qualification that the host does not see: they tell about linear addresses.
+/// Bits of an EPT violation's qualification that the host does not see: they tell about linear
+/// addresses.
 const HIDDEN_QUALIFICATION: u64 = 0x1f80;
 /// CONFIG_FLAGS: TD exits leave RBP alone.
 const NO_RBP_MOD: u64 = 1 << 2;
@@ -103,8 +104,8 @@ pub(crate) struct Inside<'m> {
 }
 
 impl Module {
-    /// The guest on `lp` exits to the host. Returns the registers as TDH.VP.ENTER finally returns them,
-    /// and gives back what it held: the TDR and the TDVPR.
+    /// The guest on `lp` exits to the host. Returns the registers as TDH.VP.ENTER finally returns
+    /// them, and gives back what it held: the TDR and the TDVPR.
     ///
     /// The processor has stored the guest's state before, with
     /// [`store_guest_state`](Module::store_guest_state). When no guest runs on `lp`, RAX is
@@ -238,7 +239,8 @@ impl Inside<'_> {
         self.finish(VcpuState::READY, Some(LastTdExit::TDVMCALL), true, regs)
     }
 
-    /// Writes back the vCPU's state, leaves the TLB epoch, and gives back TDR and TDVPR, in this order.
+    /// Writes back the vCPU's state, leaves the TLB epoch, and gives back TDR and TDVPR, in this
+    /// order.
     fn finish(
         self,
         state: VcpuState,

@@ -6,7 +6,8 @@ use seamlock_tdx_abi::lifecycle::LastTdExit;
 
 use crate::guest::{CpuState, Exception, StepFilter, VeInfo};
 
-/// Indices of the general-purpose registers, as in metadata field codes and in instruction encodings.
+/// Indices of the general-purpose registers, as in metadata field codes and in instruction
+/// encodings.
 pub(crate) mod gpr {
     pub(crate) const RAX: usize = 0;
     pub(crate) const RCX: usize = 1;

@@ -1,5 +1,5 @@
-//! Random guests against a random host: nothing panics, every lock word is free afterwards, and every
-//! page is in its place.
+//! Random guests against a random host: nothing panics, every lock word is free afterwards, and
+//! every page is in its place.
 
 mod a_td;
 

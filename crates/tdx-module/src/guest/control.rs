@@ -1,6 +1,7 @@
 //! Control registers and XCR0 in a guest.
 //!
-//! Source: TDX module 1.5, `helpers.c` (`write_guest_cr0`, `write_guest_cr4`, `check_guest_xcr0_value`).
+//! Source: TDX module 1.5, `helpers.c` (`write_guest_cr0`, `write_guest_cr4`,
+//! `check_guest_xcr0_value`).
 
 use crate::Module;
 use crate::guest::{Exception, VeInfo};
@@ -51,12 +52,12 @@ const XFAM_UINTR: u64 = 1 << 14;
 const ATTRIBUTES_PKS: u64 = 1 << 30;
 
 impl Module {
-    /// MOV to CR0 of the guest on `lp`, from the general-purpose register `source` (0 RAX to 15 R15): the
-    /// value that CR0 gets. The processor has stored its state
-    /// before, and still makes its own checks of the result.
+    /// MOV to CR0 of the guest on `lp`, from the general-purpose register `source` (0 RAX to 15
+    /// R15): the value that CR0 gets. The processor has stored its state before, and still makes
+    /// its own checks of the result.
     ///
     /// # Errors
-    /// #GP for values that no processor takes, #VE for values that no TD can have, #GP when no guest
+    /// A #GP for values that no processor takes, #VE for what no TD can have; #GP when no guest
     /// runs on `lp`.
     pub fn guest_write_cr0(&self, lp: u32, value: u64, source: u8) -> Result<u64, Exception> {
         let at = self.inside(lp).ok_or(Exception::GeneralProtection)?;
@@ -76,7 +77,7 @@ impl Module {
     /// [`guest_write_cr0`](Module::guest_write_cr0).
     ///
     /// # Errors
-    /// #GP for reserved bits and for features that the TD does not have, #VE for MCE, VMXE and SMXE.
+    /// A #GP for reserved bits and for features that the TD does not have, #VE for MCE, VMXE, SMXE.
     pub fn guest_write_cr4(&self, lp: u32, value: u64, source: u8) -> Result<u64, Exception> {
         let at = self.inside(lp).ok_or(Exception::GeneralProtection)?;
         let xfam = at.td.xfam.load();

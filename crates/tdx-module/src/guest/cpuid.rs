@@ -30,12 +30,12 @@ const OSPKE: u32 = 1 << 4;
 const SYSCALL: u32 = 1 << 11;
 
 impl Module {
-    /// CPUID of the guest on `lp`: EAX, EBX, ECX and EDX for a leaf and a subleaf. The processor has
-    /// stored its state before.
+    /// CPUID of the guest on `lp`: EAX, EBX, ECX and EDX for a leaf and a subleaf. The processor
+    /// has stored its state before.
     ///
     /// # Errors
-    /// The exception that the guest takes instead: #VE for leaves that the module does not know or the
-    /// guest does not want, #DF when the last #VE is unread; #GP when no guest runs on `lp`.
+    /// The exception that the guest takes instead: #VE for leaves that the module does not know or
+    /// the guest does not want, #DF when the last #VE is unread; #GP when no guest runs on `lp`.
     pub fn guest_cpuid(&self, lp: u32, leaf: u32, subleaf: u32) -> Result<Value, Exception> {
         let at = self.inside(lp).ok_or(Exception::GeneralProtection)?;
         at.cpuid(leaf, subleaf).ok_or_else(|| {

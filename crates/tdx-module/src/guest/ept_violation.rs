@@ -56,8 +56,8 @@ pub struct EptViolation {
 }
 
 impl Module {
-    /// Decides about an EPT violation of the guest on `lp`. The processor has stored its state before. A
-    /// call when no guest runs there is our caller's bug and answered with #GP.
+    /// Decides about an EPT violation of the guest on `lp`. The processor has stored its state
+    /// before. A call when no guest runs there is our caller's bug and answered with #GP.
     pub fn ept_violation(&self, lp: u32, violation: &EptViolation) -> GuestAfter {
         let Some(at) = self.inside(lp) else {
             return GuestAfter::Inject(Exception::GeneralProtection);

@@ -64,7 +64,8 @@ pub struct VeInfo {
 }
 
 impl VpState {
-    /// Delivers #VE with this information, or #DF when the last one is unread. The code of 1.5 raises
+    /// Delivers #VE with this information, or #DF when the last one is unread. The code of 1.5
+    /// raises
     /// #DF there, although a comment in it says #GP.
     pub(crate) fn raise_ve(&mut self, info: VeInfo) -> Exception {
         if self.ve_info.valid {

@@ -1,7 +1,8 @@
 //! What the module decides while a guest runs: exceptions, exits, and what the guest sees of CPUID.
 //!
-//! There is no processor here. Whoever runs guest code loads [`GuestState`] when TDH.VP.ENTER answers
-//! [`After::Guest`](crate::After::Guest), reports what the guest does, and obeys [`GuestAfter`].
+//! There is no processor here. Whoever runs guest code loads [`GuestState`] when TDH.VP.ENTER
+//! answers [`After::Guest`](crate::After::Guest), reports what the guest does, and obeys
+//! [`GuestAfter`].
 
 mod control;
 mod cpu_state;

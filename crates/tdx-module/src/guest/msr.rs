@@ -59,8 +59,8 @@ impl Module {
         }
     }
 
-    /// WRMSR of the guest on `lp`; [`MsrAnswer::Value`] does not occur. #GP when no guest runs there. The
-    /// processor has stored its state before.
+    /// WRMSR of the guest on `lp`; [`MsrAnswer::Value`] does not occur. #GP when no guest runs
+    /// there. The processor has stored its state before.
     pub fn guest_wrmsr(&self, lp: u32, index: u32, value: u64) -> MsrAnswer {
         let Some(at) = self.inside(lp) else {
             return MsrAnswer::Inject(Exception::GeneralProtection);

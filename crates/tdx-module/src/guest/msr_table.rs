@@ -1,8 +1,8 @@
 //! The model-specific registers that a guest can reach.
 //!
-//! Source: TDX module 1.5.01 (facts of its generated table); base specification "MSR Virtualization".
-//! The capability registers of VMX have values of their own there for guests that run L2 VMs; such
-//! guests can't be run here, and reads give #VE.
+//! Source: TDX module 1.5.01 (facts of its generated table); base specification "MSR
+//! Virtualization". The capability registers of VMX have values of their own there for guests that
+//! run L2 VMs; such guests can't be run here, and reads give #VE.
 
 use self::MsrAccess::{Gp, Module, Native, NativeIf, Ve, VeIf};
 
@@ -104,10 +104,10 @@ pub const MSRS: &[MsrRule] = &[
     both(0x38d, 0x392, NativeIf(Feature::Perfmon)), // IA32_FIXED_CTR_CTRL to IA32_PERF_GLOBAL_INUSE
     both(0x3f1, 0x3f2, NativeIf(Feature::Perfmon)), // IA32_PEBS_ENABLE to MSR_PEBS_MATRIX_VECT
     both(0x3f6, 0x3f7, NativeIf(Feature::Perfmon)), // MSR_PEBS_LD_LATENCY to MSR_PEBS_FRONTEND
-    MsrRule { first: 0x480, last: 0x492, read: Ve, write: Gp }, // IA32_VMX_BASIC to IA32_VMX_PROCBASED_CTLS3
+    MsrRule { first: 0x480, last: 0x492, read: Ve, write: Gp }, // IA32_VMX_*
     both(0x4c1, 0x4c8, NativeIf(Feature::Perfmon)), // IA32_A_PMCx
     both(0x500, 0x500, Gp), // IA32_SGX_SVN_STATUS
-    both(0x560, 0x561, NativeIf(Feature::ProcessorTrace)), // IA32_RTIT_OUTPUT_BASE to IA32_RTIT_OUTPUT_MASK_PTRS
+    both(0x560, 0x561, NativeIf(Feature::ProcessorTrace)), // IA32_RTIT_OUTPUT_*
     both(0x570, 0x572, NativeIf(Feature::ProcessorTrace)), // IA32_RTIT_CTL to IA32_RTIT_CR3_MATCH
     both(0x580, 0x587, NativeIf(Feature::ProcessorTrace)), // IA32_RTIT_ADDR0_A to IA32_RTIT_ADDR3_B
     both(0x600, 0x600, Native), // IA32_DS_AREA
@@ -163,7 +163,10 @@ mod tests {
         assert_eq!(access(0x10), Some((Native, Ve)));
         assert_eq!(access(0xc000_0082), Some((Native, Native)));
         assert_eq!(access(0x1b), None);
-        assert_eq!(access(0xc1 + 7), Some((NativeIf(Feature::Perfmon), NativeIf(Feature::Perfmon))));
+        assert_eq!(
+            access(0xc1 + 7),
+            Some((NativeIf(Feature::Perfmon), NativeIf(Feature::Perfmon)))
+        );
         assert_eq!(access(u32::MAX), None);
     }
 }

@@ -16,8 +16,8 @@ impl Module {
     }
 
     /// Takes the state of the guest on `lp` before something of it is reported: RIP is that of the
-    /// instruction that the guest stands at. An exception in it was not delivered yet and comes back with
-    /// the next [`guest_state`](Module::guest_state). False when no guest runs there.
+    /// instruction that the guest stands at. An exception in it was not delivered yet and comes
+    /// back with the next [`guest_state`](Module::guest_state). False when no guest runs there.
     pub fn store_guest_state(&self, lp: u32, state: &GuestState) -> bool {
         let Some(inside) = self.inside(lp) else {
             return false;
@@ -30,8 +30,8 @@ impl Module {
         true
     }
 
-    /// The interrupt window for NMIs of the guest on `lp` is open: whether it takes one now, because
-    /// the host asked for it (VP.WR of PEND_NMI) and no #VE is unread. Told once.
+    /// The interrupt window for NMIs of the guest on `lp` is open: whether it takes one now,
+    /// because the host asked for it (VP.WR of PEND_NMI) and no #VE is unread. Told once.
     pub fn take_nmi(&self, lp: u32) -> bool {
         let Some(at) = self.inside(lp) else {
             return false;

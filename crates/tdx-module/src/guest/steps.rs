@@ -1,8 +1,8 @@
-//! The zero-step filter: a host that makes the guest fault at one instruction again and again, to watch
-//! it, is made to resolve the faults first.
+//! The zero-step filter: a host that makes the guest fault at one instruction again and again, to
+//! watch it, is made to resolve the faults first.
 //!
-//! Source: TDX module 1.5, `td_exit_stepping.c`. The single-step half of that file, which slows the host
-//! down with the monitor trap flag, needs a processor and is not here.
+//! Source: TDX module 1.5, `td_exit_stepping.c`. The single-step half of that file, which slows the
+//! host down with the monitor trap flag, needs a processor and is not here.
 
 /// Faults at one instruction before their addresses are noted (STEPPING_EPF_THRESHOLD).
 pub(crate) const FAULT_THRESHOLD: u8 = 6;

@@ -1,7 +1,7 @@
 //! Guest physical addresses that a guest leaf names: translated as the processor would.
 //!
-//! A private address goes through the secure EPT, a shared one through the EPT in host memory at the
-//! vCPU's shared EPTP. Source: TDX module 1.5, `helpers.c` and `sept_manager.c`.
+//! A private address goes through the secure EPT, a shared one through the EPT in host memory at
+//! the vCPU's shared EPTP. Source: TDX module 1.5, `helpers.c` and `sept_manager.c`.
 
 use seamlock_tdx_abi::addr::{Gpa, Hpa, PAGE_SIZE};
 use seamlock_tdx_abi::operand::OperandId;
@@ -154,16 +154,16 @@ impl Inside<'_> {
         Stop::Inject(self.vp.guest.with(|guest| guest.raise_ve(info)))
     }
 
-    /// Reads guest memory that [`translate`](Inside::translate) found. What lies outside of the machine's
-    /// memory reads as ones.
+    /// Reads guest memory that [`translate`](Inside::translate) found. What lies outside of the
+    /// machine's memory reads as ones.
     pub(crate) fn read(&self, pa: Hpa, bytes: &mut [u8]) {
         if self.m.memory.read(pa, bytes).is_err() {
             bytes.fill(0xff);
         }
     }
 
-    /// Writes guest memory that [`translate`](Inside::translate) found; outside of the machine's memory
-    /// nothing happens.
+    /// Writes guest memory that [`translate`](Inside::translate) found; outside of the machine's
+    /// memory nothing happens.
     pub(crate) fn write(&self, pa: Hpa, bytes: &[u8]) {
         let _ = self.m.memory.write(pa, bytes);
     }
@@ -176,8 +176,8 @@ fn misconfiguration(gpa: Gpa) -> Stop {
     })
 }
 
-/// An entry of the host's EPT that no processor takes: writable and not readable, a page above 1 GiB,
-/// or a memory type that does not exist.
+/// An entry of the host's EPT that no processor takes: writable and not readable, a page above 1
+/// GiB, or a memory type that does not exist.
 fn is_misconfigured(entry: u64, level: u8) -> bool {
     if entry & 3 == 2 {
         return true;

@@ -50,8 +50,8 @@ pub enum Decision {
     Elsewhere,
 }
 
-/// Every exit reason that a TD can have, with its name and what it leads to. A reason that is not listed
-/// exits from a debug TD and is fatal to any other.
+/// Every exit reason that a TD can have, with its name and what it leads to. A reason that is not
+/// listed exits from a debug TD and is fatal to any other.
 pub const EXITS: &[(u32, &str, Decision)] = &[
     (0, "EXCEPTION_OR_NMI", Decision::Interruption),
     (1, "EXTERNAL_INTERRUPT", Decision::Exit),
@@ -117,8 +117,9 @@ const MACHINE_CHECK: u32 = 18;
 impl Module {
     /// Decides about an exit of the guest on `lp`. The processor has stored its state before.
     ///
-    /// EPT violations, CPUID, control registers, XSETBV, MSRs and TDCALL have methods of their own; here
-    /// they are our caller's bug and answered with #GP, as is a call when no guest runs on `lp`.
+    /// EPT violations, CPUID, control registers, XSETBV, MSRs and TDCALL have methods of their own;
+    /// here they are our caller's bug and answered with #GP, as is a call when no guest runs on
+    /// `lp`.
     pub fn vm_exit(&self, lp: u32, exit: &VmExitReport) -> GuestAfter {
         let Some(at) = self.inside(lp) else {
             return GuestAfter::Inject(Exception::GeneralProtection);

@@ -1,7 +1,8 @@
 //! `TDG.MEM.PAGE.ACCEPT` (leaf 6): accepts a pending page and fills it with zeros.
 //!
-//! RCX = GPA (51:12) and level 0 or 1. The secure EPT is walked without the tree lock; the entry is held
-//! alone. 2 MiB are filled 4 KiB at a time, counted in the entry, and an interrupt may cut in between.
+//! RCX = GPA (51:12) and level 0 or 1. The secure EPT is walked without the tree lock; the entry is
+//! held alone. 2 MiB are filled 4 KiB at a time, counted in the entry, and an interrupt may cut in
+//! between.
 
 use seamlock_sync::EntryLock;
 use seamlock_tdx_abi::addr::{Hpa, PAGE_SIZE};

@@ -1,7 +1,7 @@
 //! `TDG.MEM.PAGE.ATTR.RD` (leaf 23): reads how a page is mapped, for the TD and for its L2 VMs.
 //!
-//! RCX = private GPA. Out: RCX = GPA and level of the mapping, bit 62 pending; RDX = attributes. The
-//! entry is held alone.
+//! RCX = private GPA. Out: RCX = GPA and level of the mapping, bit 62 pending; RDX = attributes.
+//! The entry is held alone.
 
 use seamlock_tdx_abi::addr::{Gpa, PAGE_SIZE};
 use seamlock_tdx_abi::guest_leaf::GuestLeaf;

@@ -1,8 +1,9 @@
 //! `TDG.MEM.PAGE.ATTR.WR` (leaf 24): changes what L2 VMs may do with a page.
 //!
-//! RCX = private GPA and level 0 to 2; RDX = attributes; R8 = mask of those to change, and in bit 15 of
-//! each VM whether to flush its translations. Attributes of the TD itself can't be changed. The entry is
-//! held alone. When the page is mapped at another level the TD exits, so that the host can demote it.
+//! RCX = private GPA and level 0 to 2; RDX = attributes; R8 = mask of those to change, and in bit
+//! 15 of each VM whether to flush its translations. Attributes of the TD itself can't be changed.
+//! The entry is held alone. When the page is mapped at another level the TD exits, so that the host
+//! can demote it.
 
 use seamlock_tdx_abi::addr::Gpa;
 use seamlock_tdx_abi::guest_leaf::GuestLeaf;
@@ -84,8 +85,8 @@ fn check_attributes(l2_vms: u8, new: u64, mask: u64) -> Result<(), TdxStatus> {
     Ok(())
 }
 
-/// What to write, and the attributes that result. Nothing is written when a combination is illegal; RDX
-/// then has the present attributes of that VM.
+/// What to write, and the attributes that result. Nothing is written when a combination is illegal;
+/// RDX then has the present attributes of that VM.
 fn plan<'m>(
     call: &mut GuestCall<'m, '_>,
     gpa: Gpa,
@@ -151,7 +152,8 @@ fn l2_walk_failed(call: &GuestCall<'_, '_>, gpa: Gpa, vm: u8, walk: Option<Walk<
     ))
 }
 
-/// Writes the L2 entries, and into the L1 entry which of them exist. An entry without any access goes.
+/// Writes the L2 entries, and into the L1 entry which of them exist. An entry without any access
+/// goes.
 fn commit(walk: &Walk<'_>, entry: SeptEntry, changes: &[Change<'_>], mut result: u64) -> u64 {
     let pending = sept_is(entry.state(), SeptTrait::Pending);
     let mut l1 = entry;

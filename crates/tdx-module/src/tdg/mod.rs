@@ -1,11 +1,10 @@
 //! The guest leaves: one file each, named as the leaf is. A guest calls them with TDCALL.
 //!
 //! # Locking
-//! A TDCALL runs under what TDH.VP.ENTER holds: the TDVPR and the TDR, both shared. Words that it takes
-//! besides (a secure-EPT entry, the RTMRs) it takes by the guest's rules: where a host call was refused
-//! before, the guest yields. That shows to the guest as OPERAND_BUSY, and when it lasts for
-//! HP_LOCK_TIMEOUT the TD exits.
-//! Source: TDX module 1.5, `tdx_td_dispatcher.c`.
+//! A TDCALL runs under what TDH.VP.ENTER holds: the TDVPR and the TDR, both shared. Words that it
+//! takes besides (a secure-EPT entry, the RTMRs) it takes by the guest's rules: where a host call
+//! was refused before, the guest yields. That shows to the guest as OPERAND_BUSY, and when it lasts
+//! for HP_LOCK_TIMEOUT the TD exits. Source: TDX module 1.5, `tdx_td_dispatcher.c`.
 
 use seamlock_sync::Busy;
 use seamlock_tdx_abi::guest_leaf::GuestLeaf;
@@ -130,13 +129,14 @@ pub(crate) fn busy(why: Busy, operand: OperandId) -> TdxStatus {
 }
 
 impl Module {
-    /// One TDCALL of the guest on `lp`, in 64-bit mode at CPL 0 (elsewhere the processor raises #GP(0)).
-    /// RAX has the leaf in 15:0 and the version in 23:16. On [`GuestAfter::Continue`] `regs` hold the
-    /// result and RAX the status; after anything else they are as they were.
+    /// One TDCALL of the guest on `lp`, in 64-bit mode at CPL 0 (elsewhere the processor raises
+    /// #GP(0)). RAX has the leaf in 15:0 and the version in 23:16. On [`GuestAfter::Continue`]
+    /// `regs` hold the result and RAX the status; after anything else they are as they were.
     ///
     /// The processor has stored its state before, with
-    /// [`store_guest_state`](Module::store_guest_state); its general-purpose registers but RSP are taken
-    /// from `regs`. A call when no guest runs on `lp` is our caller's bug and answered with #GP.
+    /// [`store_guest_state`](Module::store_guest_state); its general-purpose registers but RSP are
+    /// taken from `regs`. A call when no guest runs on `lp` is our caller's bug and answered with
+    /// #GP.
     pub fn tdcall(&self, lp: u32, regs: &mut Regs) -> GuestAfter {
         let Some(at) = self.inside(lp) else {
             return GuestAfter::Inject(Exception::GeneralProtection);
@@ -206,8 +206,8 @@ impl Inside<'_> {
         self.vp.guest.with(|guest| guest.hp_busy_since = None);
     }
 
-    /// Notes that a guest call yielded to the host. True when that has gone on for HP_LOCK_TIMEOUT; the
-    /// next time counts from the start again.
+    /// Notes that a guest call yielded to the host. True when that has gone on for HP_LOCK_TIMEOUT;
+    /// the next time counts from the start again.
     fn yields_too_long(&self) -> bool {
         let now = self.m.platform.events.tsc(self.lp);
         let timeout = self.td.config.with(|config| config.hp_lock_timeout);

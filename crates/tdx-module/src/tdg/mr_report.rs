@@ -1,8 +1,9 @@
 //! `TDG.MR.REPORT` (leaf 4): makes a TDREPORT.
 //!
-//! RCX = GPA of 1024 bytes for the report, aligned to its size; RDX = GPA of 64 bytes of data to go into
-//! it, aligned to its size; R8 = subtype, 0. Both may be shared. The RTMR lock is held shared while TDINFO
-//! is read. Interruptible after TDINFO was hashed: the hash is kept for the next attempt.
+//! RCX = GPA of 1024 bytes for the report, aligned to its size; RDX = GPA of 64 bytes of data to go
+//! into it, aligned to its size; R8 = subtype, 0. Both may be shared. The RTMR lock is held shared
+//! while TDINFO is read. Interruptible after TDINFO was hashed: the hash is kept for the next
+//! attempt.
 
 use seamlock_sync::Mode;
 use seamlock_tdx_abi::addr::Gpa;

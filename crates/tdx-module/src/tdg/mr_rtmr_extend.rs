@@ -1,7 +1,7 @@
 //! `TDG.MR.RTMR.EXTEND` (leaf 2): extends a run-time measurement register.
 //!
-//! RCX = private GPA of 48 bytes, 64-byte aligned; RDX = index of the register. The registers' lock is
-//! held alone. New value = SHA-384 of the old one followed by the bytes.
+//! RCX = private GPA of 48 bytes, 64-byte aligned; RDX = index of the register. The registers' lock
+//! is held alone. New value = SHA-384 of the old one followed by the bytes.
 
 use openssl::sha::sha384;
 use seamlock_sync::Mode;

@@ -1,7 +1,7 @@
 //! `TDG.SYS.RDALL` (leaf 12): reads as much of the module's metadata as fits a page.
 //!
-//! RDX = private GPA of a page for the list, R8 = id of the first field, or null. Out: R8 = id of the
-//! next field, null when all are read. Takes no lock.
+//! RDX = private GPA of a page for the list, R8 = id of the first field, or null. Out: R8 = id of
+//! the next field, null when all are read. Takes no lock.
 
 use seamlock_tdx_abi::addr::{Gpa, PAGE_SIZE};
 use seamlock_tdx_abi::field::FieldId;

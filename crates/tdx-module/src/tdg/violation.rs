@@ -14,8 +14,9 @@ pub(super) const EEQ_GPA_DETAILS: u64 = 2;
 /// Type of the extended exit qualification: TDG.MEM.PAGE.ATTR.WR.
 pub(super) const EEQ_ATTR_WR: u64 = 5;
 
-/// An EPT violation exit that tells the host what was asked for and what was found: requested level in
-/// 34:32, level found in 37:35, state in 45:38, leaf in 46. `found` is None when there is no secure EPT.
+/// An EPT violation exit that tells the host what was asked for and what was found: requested level
+/// in 34:32, level found in 37:35, state in 45:38, leaf in 46. `found` is None when there is no
+/// secure EPT.
 pub(super) fn sept_violation(
     gpa: Gpa,
     level: u8,

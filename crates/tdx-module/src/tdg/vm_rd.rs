@@ -1,7 +1,7 @@
 //! `TDG.VM.RD` (leaf 7): reads one element of the TD's metadata.
 //!
-//! RCX = 0 (the TD itself), RDX = field id. Out: R8 = value; version 1: RDX = id of the next element.
-//! Takes no lock.
+//! RCX = 0 (the TD itself), RDX = field id. Out: R8 = value; version 1: RDX = id of the next
+//! element. Takes no lock.
 
 use seamlock_tdx_abi::field::FieldId;
 use seamlock_tdx_abi::operand::OperandId;

@@ -1,7 +1,7 @@
 //! `TDG.VM.WR` (leaf 8): writes one element of the TD's metadata.
 //!
-//! RCX = 0 (the TD itself), RDX = field id, R8 = value, R9 = bits to write. Out: R8 = what was there.
-//! Takes no lock.
+//! RCX = 0 (the TD itself), RDX = field id, R8 = value, R9 = bits to write. Out: R8 = what was
+//! there. Takes no lock.
 
 use seamlock_tdx_abi::operand::OperandId;
 

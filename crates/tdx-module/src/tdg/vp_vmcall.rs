@@ -1,8 +1,8 @@
 //! `TDG.VP.VMCALL` (leaf 0): calls the host.
 //!
 //! RCX = general-purpose registers to pass in 15:0, XMM registers in 31:16. The TD exits; the same
-//! registers come back with the next TDH.VP.ENTER. RAX, RCX and RSP can't be passed; RBP neither when
-//! the TD keeps it from the host (CONFIG_FLAGS.NO_RBP_MOD).
+//! registers come back with the next TDH.VP.ENTER. RAX, RCX and RSP can't be passed; RBP neither
+//! when the TD keeps it from the host (CONFIG_FLAGS.NO_RBP_MOD).
 
 use seamlock_tdx_abi::operand::OperandId;
 

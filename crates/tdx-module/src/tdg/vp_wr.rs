@@ -1,6 +1,7 @@
 //! `TDG.VP.WR` (leaf 10): writes one element of the vCPU's metadata.
 //!
-//! RCX = 0, RDX = field id, R8 = value, R9 = bits to write. Out: R8 = what was there. Takes no lock.
+//! RCX = 0, RDX = field id, R8 = value, R9 = bits to write. Out: R8 = what was there. Takes no
+//! lock.
 
 use seamlock_tdx_abi::operand::OperandId;
 

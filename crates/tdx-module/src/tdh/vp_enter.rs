@@ -1,8 +1,9 @@
 //! `TDH.VP.ENTER` (leaf 0): runs a vCPU on this LP until its TD exits.
 //!
-//! RCX = TDVPR (51:12) with flags: bit 52 host-recoverability hint, bit 53 resume L1. TDVPR and owner TDR
-//! are held shared **until the TD exit**; OP_STATE shared until just before the guest runs; the TLB epoch
-//! shared for a moment; the secure-EPT tree alone when the zero-step filter has suspects.
+//! RCX = TDVPR (51:12) with flags: bit 52 host-recoverability hint, bit 53 resume L1. TDVPR and
+//! owner TDR are held shared **until the TD exit**; OP_STATE shared until just before the guest
+//! runs; the TLB epoch shared for a moment; the secure-EPT tree alone when the zero-step filter has
+//! suspects.
 
 use seamlock_sync::Mode;
 use seamlock_tdx_abi::addr::Gpa;
@@ -115,8 +116,8 @@ pub(crate) fn leave_epoch(td: &Td, vp: &Vp) {
     td.refcount[(vp.epoch.load() & 1) as usize].fetch_sub(1);
 }
 
-/// The zero-step filter: while a page that the guest kept faulting on would fault again, the entry ends
-/// as an EPT violation without the guest having run.
+/// The zero-step filter: while a page that the guest kept faulting on would fault again, the entry
+/// ends as an EPT violation without the guest having run.
 fn filter<'m>(
     call: &mut Call<'m, '_>,
     td: &'m Td,
@@ -193,8 +194,8 @@ fn host_gprs(call: &Call<'_, '_>) -> [u64; 16] {
 }
 
 impl Module {
-    /// Whether an access to a private address would exit to the host again: its entry maps nothing that
-    /// the guest may use, and would not be turned into #VE.
+    /// Whether an access to a private address would exit to the host again: its entry maps nothing
+    /// that the guest may use, and would not be turned into #VE.
     fn would_fault(&self, td: &Td, gpa: Gpa) -> bool {
         let Some(walk) = self.walk(td, gpa, 0, Ordered::No) else {
             return true;

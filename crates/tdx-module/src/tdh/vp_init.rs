@@ -1,7 +1,7 @@
 //! `TDH.VP.INIT` (leaf 22): makes a vCPU ready to be entered, and associates it with this LP.
 //!
-//! RCX = TDVPR, held alone; RDX = initial RCX and R8 of the guest; version 1: R8 = x2APIC id. The owner
-//! TDR is held shared in version 0 and alone in version 1.
+//! RCX = TDVPR, held alone; RDX = initial RCX and R8 of the guest; version 1: R8 = x2APIC id. The
+//! owner TDR is held shared in version 0 and alone in version 1.
 
 use seamlock_sync::Mode;
 use seamlock_tdx_abi::leaf::Leaf;
@@ -70,9 +70,9 @@ fn count(td: &Td) -> Result<u32, TdxStatus> {
     Err(TdxStatus::MAX_VCPUS_EXCEEDED)
 }
 
-/// Notes the x2APIC id that version 1 gives. Module 1.5.06 takes the vCPU back out of the count when
-/// the id is too wide, and forgets to when the id is taken. A vCPU that was counted without an id (by
-/// version 0, or by a refused call) counts as having id 0 here.
+/// Notes the x2APIC id that version 1 gives. Module 1.5.06 takes the vCPU back out of the count
+/// when the id is too wide, and forgets to when the id is taken. A vCPU that was counted without an
+/// id (by version 0, or by a refused call) counts as having id 0 here.
 fn claim_x2apic_id(td: &Td, index: u32, r8: u64) -> Result<u32, TdxStatus> {
     let Ok(id) = u32::try_from(r8) else {
         td.num_vcpus.fetch_sub(1);
