@@ -5,14 +5,18 @@
 
 mod fault;
 mod pages;
+#[cfg(test)]
+mod tests;
 mod words;
 
 pub use fault::Fault;
 
+use seamlock_sync::Name;
+
 use crate::Module;
 
 /// What the module has given out.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Accounting {
     /// TDs.
     pub tds: u64,
@@ -28,7 +32,7 @@ pub struct Accounting {
     pub private_pages: u64,
     /// Lock words that nobody holds and in which a host call that was refused has left its
     /// host-priority mark. The next host call that has the word takes the mark away.
-    pub marks: u64,
+    pub marks: Vec<Name>,
 }
 
 impl Module {

@@ -25,7 +25,7 @@ pub(super) fn check(m: &Module, books: &mut Accounting, faults: &mut Vec<Fault>)
                 readers,
             });
         } else if view.host_priority {
-            books.marks += 1;
+            books.marks.push(word);
         }
     };
     look(GLOBAL.only(), m.sys.global.view());
@@ -85,6 +85,6 @@ pub(super) fn check_entry(
             readers,
         });
     } else if view.host_priority {
-        books.marks += 1;
+        books.marks.push(word);
     }
 }
