@@ -98,6 +98,20 @@ impl Dpor {
         self.frames.get(depth).map(|frame| frame.thread)
     }
 
+    /// Lets the running thread go on where any choice is right.
+    #[inline]
+    pub(crate) fn goes_on(&mut self, thread: u8) -> bool {
+        let free = self.next == NIL && self.sleep & (1 << thread) == 0;
+        if free {
+            self.frames.push(Frame {
+                thread,
+                sleep: self.sleep,
+                branches: NIL,
+            });
+        }
+        free
+    }
+
     pub(crate) fn pick(&mut self, moment: &Moment<'_>) -> Pick {
         let (thread, branches, below) = if self.next == NIL {
             let awake = moment.enabled & !self.sleep;

@@ -67,8 +67,9 @@ pub(crate) struct Engine {
     pub(crate) error: Option<CheckError>,
     /// Threads that have not ended.
     pub(crate) live: u16,
-    // Threads whose pending operation may have to wait.
-    gated: u16,
+    // Threads whose pending operation may have to wait. Wider than `live`, so that the two are not
+    // loaded in one right after this one was stored.
+    gated: u64,
     pub(crate) running: u8,
     verdict: Verdict,
     max_steps: usize,
@@ -199,6 +200,11 @@ impl Engine {
     }
 
     fn pick(&mut self, depth: usize) -> Option<u8> {
+        if let Some(thread) = self.alone() {
+            if self.strategy.goes_on(thread) {
+                return Some(thread);
+            }
+        }
         let enabled = self.enabled();
         if enabled == 0 {
             let over = if self.live == 0 {
@@ -224,10 +230,27 @@ impl Engine {
         }
     }
 
+    /// The running thread, if its next operation is one that concerns no other.
+    #[inline]
+    fn alone(&self) -> Option<u8> {
+        let bit = 1u16.checked_shl(u32::from(self.running))?;
+        if self.live & !self.gated() & bit == 0 {
+            return None;
+        }
+        let pending = self.threads[usize::from(self.running)].pending.as_ref()?;
+        let object = self.objects.at(pending.accesses.first.object);
+        object.only_of(self.running).then_some(self.running)
+    }
+
+    #[inline]
+    fn gated(&self) -> u16 {
+        self.gated as u16
+    }
+
     /// The threads that can go on.
     fn enabled(&self) -> u16 {
-        let mut enabled = self.live & !self.gated;
-        let mut gated = self.live & self.gated;
+        let mut enabled = self.live & !self.gated();
+        let mut gated = self.live & self.gated();
         while gated != 0 {
             let slot = gated.trailing_zeros();
             gated &= gated - 1;
@@ -260,24 +283,23 @@ impl Engine {
     }
 
     fn commit(&mut self, slot: u8) -> Option<u8> {
-        let bit = 1u16 << slot;
-        let Some(pending) = self.threads[usize::from(slot)].pending else {
+        let Some(pending) = &self.threads[usize::from(slot)].pending else {
             return self.diverged(slot, "an operation");
         };
-        let waits = self.gated & bit != 0 && !self.lets(&pending);
+        let waits = self.gated & (1 << slot) != 0 && !self.lets(pending);
         self.verdict = if waits {
             Verdict::Interrupted
         } else {
             Verdict::Go
         };
+        let accesses = pending.accesses;
         if self.clocks {
             let depth = self.log.len();
-            self.record(slot, &pending)?;
-            self.strategy
-                .committed(depth, &pending.accesses, &self.threads);
+            self.record(slot)?;
+            self.strategy.committed(depth, &accesses, &self.threads);
         } else {
-            let event = Event::bare(slot, &pending);
-            self.log.push(event);
+            self.log.push(Event::bare(slot, pending));
+            self.objects.at_mut(accesses.first.object).touch(slot);
         }
         self.reporter.steps(self.log.len());
         self.running = slot;
@@ -285,13 +307,23 @@ impl Engine {
     }
 
     #[inline]
-    fn record(&mut self, slot: u8, pending: &Pending) -> Option<()> {
-        let index = self.log.len() as u32;
-        let thread = &mut self.threads[usize::from(slot)];
-        if let Some(expected) = self.log.expected() {
+    fn record(&mut self, slot: u8) -> Option<()> {
+        let Engine {
+            threads,
+            log,
+            objects,
+            ..
+        } = self;
+        let index = log.len() as u32;
+        let thread = &mut threads[usize::from(slot)];
+        let Some(pending) = &thread.pending else {
+            return None;
+        };
+        let accesses = pending.accesses;
+        if let Some(expected) = log.expected() {
             let same = expected.thread == slot
                 && expected.action == pending.op.action
-                && expected.accesses == pending.accesses
+                && expected.accesses == accesses
                 && expected.arg == pending.arg;
             if !same {
                 let expected = *expected;
@@ -299,15 +331,15 @@ impl Engine {
                 return None;
             }
             thread.clock = expected.clock;
-            self.log.advance();
+            log.advance();
         } else {
             let mut event = Event::bare(slot, pending);
             event.number = thread.clock.tick(slot);
             event.own = thread.own;
-            for (nth, access) in pending.accesses.list().enumerate() {
-                let object = self.objects.at(access.object);
+            for (nth, access) in accesses.list().enumerate() {
+                let object = objects.at(access.object);
                 match access.class {
-                    Class::Await => self.log.learn_releases(object, access, &mut thread.clock),
+                    Class::Await => log.learn_releases(object, access, &mut thread.clock),
                     class => object.learn(class, &mut thread.clock),
                 }
                 if nth == 0 {
@@ -317,11 +349,11 @@ impl Engine {
                 }
             }
             event.clock = thread.clock;
-            self.log.push(event);
+            log.push(event);
         }
         thread.own = index;
-        for access in pending.accesses.list() {
-            self.objects
+        for access in accesses.list() {
+            objects
                 .at_mut(access.object)
                 .record(access.class, slot, &thread.clock, index);
         }

@@ -151,6 +151,9 @@ pub(crate) struct Object {
     pub(crate) name: Name,
     pub(crate) fingerprint: u64,
     run: u64,
+    // The threads that did something to it in any run. Wider than `threads`, or the compiler updates the
+    // two with one wide load right after narrow stores next to them, and waits for those.
+    ever: u64,
     /// As it is now.
     pub(crate) shadow: Shadow,
     // As it was before the first thread touched it.
@@ -177,6 +180,18 @@ impl Object {
             clock.join(&self.clocks[wanted.trailing_zeros() as usize]);
             wanted &= wanted - 1;
         }
+    }
+
+    /// A thread does something to it.
+    #[inline]
+    pub(crate) fn touch(&mut self, thread: u8) {
+        self.ever |= 1 << thread;
+    }
+
+    /// Whether no other thread has ever done anything to it, and this one has.
+    #[inline]
+    pub(crate) fn only_of(&self, thread: u8) -> bool {
+        self.ever == 1 << thread
     }
 
     /// As it was before the first thread touched it.
@@ -208,6 +223,7 @@ impl Object {
         self.present |= class.bit();
         self.seen |= class.bit();
         self.threads |= 1 << thread;
+        self.touch(thread);
         self.last = index;
     }
 }
@@ -244,6 +260,7 @@ impl Objects {
                 name: *name,
                 fingerprint,
                 run: 0,
+                ever: 0,
                 shadow: Shadow::FREE,
                 initial: Shadow::FREE,
                 clocks: [Clock::default(); 6],

@@ -80,6 +80,16 @@ impl Strategy {
         }
     }
 
+    /// Whether the running thread simply goes on, with an operation that concerns no other.
+    #[inline]
+    pub(crate) fn goes_on(&mut self, thread: u8) -> bool {
+        match self {
+            Strategy::Walk(_) => true,
+            Strategy::Dpor(dpor) => dpor.goes_on(thread),
+            Strategy::Dfs(_) | Strategy::Follow(_) | Strategy::Idle => false,
+        }
+    }
+
     /// Chooses.
     pub(crate) fn pick(&mut self, moment: &Moment<'_>) -> Pick {
         match self {

@@ -8,7 +8,8 @@ use crate::strategy::{Moment, Pick};
 /// How a walk chooses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WalkKind {
-    /// Every thread that can go on is as likely at every operation.
+    /// Every thread that can go on is as likely at every operation; only a thread whose operation is on
+    /// an object that no other thread has ever used simply goes on.
     Uniform,
     /// PCT: threads have random priorities, and the one that is running loses its own at `depth - 1`
     /// random operations. Finds any bug that needs that many ordering constraints with a probability
@@ -59,6 +60,7 @@ impl Walk {
         for _ in 1..depth {
             self.changes.push(self.rng.usize(0..longest));
         }
+        self.changes.sort_unstable_by(|a, b| b.cmp(a));
     }
 
     pub(crate) fn pick(&mut self, moment: &Moment<'_>) -> Pick {
@@ -75,11 +77,15 @@ impl Walk {
 
     fn first(&mut self, moment: &Moment<'_>) -> u8 {
         let best = self.highest(moment.enabled);
-        let Some(nth) = self.changes.iter().position(|&at| at == moment.depth) else {
-            return best;
-        };
-        self.priority[usize::from(best)] = nth as u32;
-        self.highest(moment.enabled)
+        // The last is the next, and the lowest priority goes to the last change.
+        match self.changes.last() {
+            Some(&at) if at <= moment.depth => {
+                self.changes.pop();
+                self.priority[usize::from(best)] = self.changes.len() as u32;
+                self.highest(moment.enabled)
+            }
+            _ => best,
+        }
     }
 
     fn highest(&self, enabled: u16) -> u8 {

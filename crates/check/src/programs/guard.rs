@@ -9,12 +9,13 @@
 //! failure of the discipline.
 
 use std::fmt;
-use std::rc::Rc;
+use std::sync::Arc;
 
-use seamlock_sync::{Class, Mode, Mutex, MutexGuard, Name, Shared, SharexHp};
+use seamlock_sync::{Class, Mode};
 
+use crate::programs::api::{Api, Ours, Threads, Wrong, add, reporting};
 use crate::programs::sections::factorial;
-use crate::scenario::{Reporter, Setup, Violation};
+use crate::scenario::Setup;
 
 static KVM_LOCK: Class = Class::new("kvm->lock");
 static SLOTS_LOCK: Class = Class::new("slots_lock");
@@ -25,8 +26,8 @@ static STATE: Class = Class::new("kvm_tdx->state");
 static TDR: Class = Class::new("TDR");
 static TDVPR: Class = Class::new("TDVPR");
 
-const INITIALIZED: u32 = 1;
-const RUNNABLE: u32 = 2;
+const INITIALIZED: u64 = 1;
+const RUNNABLE: u64 = 2;
 
 /// Which locks the ioctls take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -156,24 +157,28 @@ impl Guard {
 
     /// Builds the scenario.
     pub fn build(&self, setup: &mut Setup) {
-        let vm = Rc::new(Vm::new(*self, setup.reporter()));
+        add(setup, self.threads::<Ours>(reporting(setup.reporter())));
+    }
+
+    /// The threads; they call `wrong` for what must not happen.
+    pub fn threads<A: Api>(&self, wrong: Wrong) -> Threads {
+        let vm = Arc::new(Vm::<A>::new(*self, wrong));
+        let mut threads: Threads = Vec::new();
         let mem = vm.clone();
-        setup.thread("mem", move || mem.init_mem_region());
+        threads.push(("mem".into(), Box::new(move || mem.init_mem_region())));
         for vcpu in 1..=self.vcpus as usize {
             let vm = vm.clone();
-            setup.thread(VCPU_NAMES[vcpu % VCPU_NAMES.len()], move || {
-                if vm.init_vcpu(vcpu).is_ok() && vm.model.ioctls > 1 {
-                    let _ = vm.cpuid(vcpu);
-                }
-            });
+            let name = VCPU_NAMES[vcpu % VCPU_NAMES.len()];
+            threads.push((name.into(), Box::new(move || vm.vcpu_ioctls(vcpu))));
         }
         if self.finalize {
             let vm = vm.clone();
-            setup.thread("finalize", move || vm.finalize());
+            threads.push(("finalize".into(), Box::new(move || vm.finalize())));
         }
         if self.create {
-            setup.thread("create", move || vm.create());
+            threads.push(("create".into(), Box::new(move || vm.create())));
         }
+        threads
     }
 }
 
@@ -185,155 +190,151 @@ const VCPU_NAMES: [&str; 11] = [
 /// The SEAMCALL was refused.
 struct Refused;
 
-struct Vcpu {
-    mutex: Mutex<()>,
-    tdvpr: SharexHp,
-    name: Name,
+struct Vcpu<A: Api> {
+    mutex: A::Mutex,
+    tdvpr: A::Word,
 }
 
-struct Vm {
+struct Vm<A: Api> {
     model: Guard,
-    kvm_lock: Mutex<()>,
-    slots_lock: Mutex<()>,
-    created: Shared<u32>,
-    online: Shared<u32>,
-    state: Shared<u32>,
-    tdr: SharexHp,
-    vcpus: Vec<Vcpu>,
-    reporter: Reporter,
+    kvm_lock: A::Mutex,
+    slots_lock: A::Mutex,
+    created: A::Cell,
+    online: A::Cell,
+    state: A::Cell,
+    tdr: A::Word,
+    vcpus: Vec<Vcpu<A>>,
+    wrong: Wrong,
 }
 
-/// What a VM-wide ioctl holds.
-struct Held<'a> {
-    _vcpus: Vec<MutexGuard<'a, ()>>,
-    _slots: Option<MutexGuard<'a, ()>>,
-    _kvm: Option<MutexGuard<'a, ()>>,
+/// Runs `act` with the mutex held, if it is `wanted`.
+fn locked_if<A: Api, R>(wanted: bool, mutex: &A::Mutex, act: impl FnOnce() -> R) -> R {
+    if wanted { A::locked(mutex, act) } else { act() }
 }
 
-impl Vm {
-    fn new(model: Guard, reporter: Reporter) -> Vm {
+impl<A: Api> Vm<A> {
+    fn new(model: Guard, wrong: Wrong) -> Vm<A> {
         let vcpu = |id| Vcpu {
-            mutex: Mutex::new(VCPU_MUTEX.at(id), ()),
-            tdvpr: SharexHp::new(),
-            name: TDVPR.at(id),
+            mutex: A::mutex(VCPU_MUTEX.at(id)),
+            tdvpr: A::word(TDVPR.at(id)),
         };
         // vCPU 0 is there and initialised; the last one is the one to be created.
-        let there = 1 + model.vcpus;
+        let there = 1 + u64::from(model.vcpus);
         Vm {
             model,
-            kvm_lock: Mutex::new(KVM_LOCK.only(), ()),
-            slots_lock: Mutex::new(SLOTS_LOCK.only(), ()),
-            created: Shared::new(CREATED.only(), there),
-            online: Shared::new(ONLINE.only(), there),
-            state: Shared::new(STATE.only(), INITIALIZED),
-            tdr: SharexHp::new(),
-            vcpus: (0..=u64::from(there)).map(vcpu).collect(),
-            reporter,
+            kvm_lock: A::mutex(KVM_LOCK.only()),
+            slots_lock: A::mutex(SLOTS_LOCK.only()),
+            created: A::cell(CREATED.only(), there),
+            online: A::cell(ONLINE.only(), there),
+            state: A::cell(STATE.only(), INITIALIZED),
+            tdr: A::word(TDR.only()),
+            vcpus: (0..=there).map(vcpu).collect(),
+            wrong,
         }
     }
 
-    fn guarded(&self) -> bool {
-        !matches!(self.model.policy, Policy::Before | Policy::Slots)
+    /// Runs `act` with what a VM-wide ioctl holds, or is -EBUSY. `vcpu` is the one it was called on.
+    fn whole_vm(&self, vcpu: Option<usize>, act: impl FnOnce()) {
+        let policy = self.model.policy;
+        match (policy, vcpu) {
+            (Policy::Before | Policy::Slots, Some(vcpu)) => {
+                A::locked(&self.vcpus[vcpu].mutex, || A::locked(&self.slots_lock, act));
+            }
+            (Policy::Before | Policy::Slots, None) => A::locked(&self.kvm_lock, || {
+                locked_if::<A, _>(policy == Policy::Slots, &self.slots_lock, act);
+            }),
+            _ => A::locked(&self.kvm_lock, || {
+                A::locked(&self.slots_lock, || {
+                    let online = A::load(&self.online);
+                    if policy != Policy::NoCheck && online != A::load(&self.created) {
+                        return;
+                    }
+                    let all = if policy == Policy::NoVcpus {
+                        0
+                    } else {
+                        online as usize
+                    };
+                    Self::all_locked(&self.vcpus[..all], act);
+                });
+            }),
+        }
     }
 
-    /// Takes what a VM-wide ioctl takes; `None` is -EBUSY. `vcpu` is the one it was called on.
-    fn whole_vm(&self, vcpu: Option<usize>) -> Option<Held<'_>> {
-        let guarded = self.guarded();
-        let kvm = (guarded || vcpu.is_none()).then(|| self.kvm_lock.lock());
-        let mut vcpus = Vec::with_capacity(self.vcpus.len());
-        if let (false, Some(vcpu)) = (guarded, vcpu) {
-            vcpus.push(self.vcpus[vcpu].mutex.lock());
+    fn all_locked(vcpus: &[Vcpu<A>], act: impl FnOnce()) {
+        match vcpus.split_first() {
+            None => act(),
+            Some((first, rest)) => A::locked(&first.mutex, || Self::all_locked(rest, act)),
         }
-        let slots = guarded || vcpu.is_some() || self.model.policy == Policy::Slots;
-        let slots = slots.then(|| self.slots_lock.lock());
-        if guarded {
-            let online = self.online.load();
-            if self.model.policy != Policy::NoCheck && online != self.created.load() {
-                return None;
-            }
-            if self.model.policy != Policy::NoVcpus {
-                let nest = kvm.as_ref().map(MutexGuard::name);
-                for vcpu in &self.vcpus[..online as usize] {
-                    vcpus.push(vcpu.mutex.lock_nested(nest));
-                }
-            }
-        }
-        Some(Held {
-            _vcpus: vcpus,
-            _slots: slots,
-            _kvm: kvm,
-        })
     }
 
     fn init_mem_region(&self) {
-        let Some(_held) = self.whole_vm(Some(0)) else {
-            return;
-        };
-        if self.state.load() != INITIALIZED {
-            return;
-        }
-        for _ in 0..self.model.pages {
-            if self.seamcall("PAGE.ADD", Mode::Exclusive, None).is_err() {
+        self.whole_vm(Some(0), || {
+            if A::load(&self.state) != INITIALIZED {
                 return;
             }
-            for _ in 0..self.model.extends {
-                if self.seamcall("MR.EXTEND", Mode::Exclusive, None).is_err() {
+            let leaves = |_| {
+                let extends = std::iter::repeat_n("MR.EXTEND", self.model.extends as usize);
+                std::iter::once("PAGE.ADD").chain(extends)
+            };
+            for leaf in (0..self.model.pages).flat_map(leaves) {
+                if self.seamcall(leaf, Mode::Exclusive, None).is_err() {
                     return;
                 }
             }
-        }
+        });
     }
 
     fn finalize(&self) {
-        let Some(_held) = self.whole_vm(None) else {
-            return;
-        };
-        if self.state.load() != INITIALIZED {
-            return;
-        }
-        if self.seamcall("MR.FINALIZE", Mode::Exclusive, None).is_ok() {
-            self.state.store(RUNNABLE);
-        }
+        self.whole_vm(None, || {
+            let initialized = A::load(&self.state) == INITIALIZED;
+            if initialized && self.seamcall("MR.FINALIZE", Mode::Exclusive, None).is_ok() {
+                A::store(&self.state, RUNNABLE);
+            }
+        });
     }
 
     fn create(&self) {
-        {
-            let _kvm = self.kvm_lock.lock();
-            self.created.fetch_add(1);
-        }
-        let may = self.state.load() == INITIALIZED;
-        let id = {
-            let _kvm = self.kvm_lock.lock();
+        A::locked(&self.kvm_lock, || A::fetch_add(&self.created, 1));
+        let may = A::load(&self.state) == INITIALIZED;
+        let vcpu = A::locked(&self.kvm_lock, || {
             if !may {
-                self.created.fetch_sub(1);
-                return;
+                A::fetch_add(&self.created, 1u64.wrapping_neg());
+                return None;
             }
-            if self.state.load() != INITIALIZED {
-                let cause = "a vCPU was published in a TD that is no longer being built";
-                self.reporter.report(Violation::new("stale state", cause));
+            if A::load(&self.state) != INITIALIZED {
+                let what = "a vCPU was published in a TD that is no longer being built";
+                (self.wrong)("stale state", what.to_owned());
             }
-            self.online.fetch_add(1)
-        };
-        let _ = self.init_vcpu(id as usize);
+            Some(A::fetch_add(&self.online, 1) as usize)
+        });
+        if let Some(vcpu) = vcpu {
+            let _ = self.init_vcpu(vcpu);
+        }
     }
 
-    fn vcpu_ioctl<R>(
+    fn vcpu_ioctls(&self, vcpu: usize) {
+        if self.init_vcpu(vcpu).is_ok() && self.model.ioctls > 1 {
+            let _ = self.cpuid(vcpu);
+        }
+    }
+
+    fn vcpu_ioctl(
         &self,
         vcpu: usize,
-        act: impl FnOnce() -> Result<R, Refused>,
-    ) -> Result<R, Refused> {
-        let _vcpu = self.vcpus[vcpu].mutex.lock();
-        if self.model.flush {
-            self.seamcall("VP.FLUSH", Mode::Shared, Some(vcpu))?;
-        }
-        let slots = matches!(self.model.policy, Policy::Slots | Policy::GuardSlots);
-        let _slots = slots.then(|| self.slots_lock.lock());
-        act()
+        act: impl FnOnce() -> Result<(), Refused>,
+    ) -> Result<(), Refused> {
+        A::locked(&self.vcpus[vcpu].mutex, || {
+            if self.model.flush {
+                self.seamcall("VP.FLUSH", Mode::Shared, Some(vcpu))?;
+            }
+            let slots = matches!(self.model.policy, Policy::Slots | Policy::GuardSlots);
+            locked_if::<A, _>(slots, &self.slots_lock, act)
+        })
     }
 
     fn init_vcpu(&self, vcpu: usize) -> Result<(), Refused> {
         self.vcpu_ioctl(vcpu, || {
-            if self.state.load() != INITIALIZED {
+            if A::load(&self.state) != INITIALIZED {
                 return Ok(());
             }
             self.seamcall("VP.CREATE", Mode::Shared, Some(vcpu))?;
@@ -346,34 +347,31 @@ impl Vm {
 
     fn cpuid(&self, vcpu: usize) -> Result<(), Refused> {
         self.vcpu_ioctl(vcpu, || {
-            self.state.load();
+            A::load(&self.state);
             self.seamcall("MNG.RD", Mode::Shared, None)
         })
     }
 
     /// Tries the words that a SEAMCALL tries, and gives them back.
     fn seamcall(&self, leaf: &'static str, mode: Mode, vcpu: Option<usize>) -> Result<(), Refused> {
-        let tdr = TDR.only();
-        if !self.tdr.try_acquire(mode, tdr) {
+        if !A::try_word(&self.tdr, mode) {
             return self.busy(leaf, "TDR");
         }
         let mut result = Ok(());
         if let Some(vcpu) = vcpu.map(|vcpu| &self.vcpus[vcpu]) {
-            if vcpu.tdvpr.try_exclusive(vcpu.name) {
-                vcpu.tdvpr.release_exclusive(vcpu.name);
+            if A::try_word(&vcpu.tdvpr, Mode::Exclusive) {
+                A::release(&vcpu.tdvpr, Mode::Exclusive);
             } else {
                 result = self.busy(leaf, "TDVPR");
             }
         }
-        self.tdr.release(mode, tdr);
+        A::release(&self.tdr, mode);
         result
     }
 
     #[cold]
     fn busy(&self, leaf: &str, operand: &str) -> Result<(), Refused> {
-        let cause = format!("{leaf} found {operand} busy");
-        self.reporter
-            .report(Violation::new("no-fail SEAMCALL", cause));
+        (self.wrong)("no-fail SEAMCALL", format!("{leaf} found {operand} busy"));
         Err(Refused)
     }
 }

@@ -1,9 +1,10 @@
 //! Threads that take one mutex again and again.
 
-use std::rc::Rc;
+use std::sync::Arc;
 
-use seamlock_sync::{Class, Mutex};
+use seamlock_sync::Class;
 
+use crate::programs::api::{Api, Ours, Threads, add};
 use crate::scenario::Setup;
 
 static LOCK: Class = Class::new("lock");
@@ -20,15 +21,22 @@ pub struct Sections {
 impl Sections {
     /// Builds the scenario.
     pub fn build(&self, setup: &mut Setup) {
-        let lock = Rc::new(Mutex::new(LOCK.only(), 0u64));
-        for thread in 0..self.threads {
-            let (lock, sections) = (lock.clone(), self.sections);
-            setup.thread(format!("t{thread}"), move || {
-                for _ in 0..sections {
-                    *lock.lock() += 1;
-                }
-            });
-        }
+        add(setup, self.threads::<Ours>());
+    }
+
+    /// The threads.
+    pub fn threads<A: Api>(&self) -> Threads {
+        let lock = Arc::new(A::mutex(LOCK.only()));
+        let sections = self.sections;
+        let thread = |slot| {
+            let lock = lock.clone();
+            let body = move || (0..sections).for_each(|_| A::locked(&lock, || ()));
+            (
+                format!("t{slot}").into(),
+                Box::new(body) as Box<dyn FnOnce() + Send>,
+            )
+        };
+        (0..self.threads).map(thread).collect()
     }
 
     /// The number of traces: orders of the sections that keep each thread's own.

@@ -1,0 +1,108 @@
+//! The tables.
+
+use std::process::{Command, ExitCode, Stdio};
+
+use crate::programs::{Program, right, wrong};
+use crate::tools::{How, Measured, Tool};
+
+/// Measures everything and prints it.
+pub fn print(seconds: u64) -> ExitCode {
+    let explore = [
+        Tool::Proof,
+        Tool::Loom,
+        Tool::Loom2,
+        Tool::ShuttleDfs,
+        Tool::ShuttleRandom,
+        Tool::Walks,
+    ];
+    let find = [
+        Tool::Ours,
+        Tool::Proof,
+        Tool::Loom2,
+        Tool::ShuttleRandom,
+        Tool::ShuttlePct,
+    ];
+    let mut complete = table(
+        "to explore a program that is right",
+        &right(),
+        &explore,
+        seconds,
+    );
+    complete &= table(
+        "to find the error in a program that is wrong",
+        &wrong(),
+        &find,
+        seconds,
+    );
+    if complete {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+fn table(title: &str, programs: &[Program], tools: &[Tool], seconds: u64) -> bool {
+    println!("{title}");
+    println!(
+        "  {:<32} {:>7}  {:<23} {:>11} {:>10} {:>10} {:>7}  ",
+        "program", "traces", "tool", "executions", "per second", "CPU time", "memory"
+    );
+    let mut complete = true;
+    for program in programs {
+        for (nth, &tool) in tools.iter().enumerate() {
+            let (name, traces) = if nth == 0 {
+                (program.name, program.traces())
+            } else {
+                ("", None)
+            };
+            let traces = traces.map_or_else(String::new, |traces| traces.to_string());
+            print!("  {name:<32} {traces:>7}  {:<23} ", tool.name());
+            match measured(tool, program, seconds) {
+                Some(measured) => println!("{}", row(&measured)),
+                None => {
+                    complete = false;
+                    println!("the measurement failed");
+                }
+            }
+        }
+    }
+    println!();
+    complete
+}
+
+fn row(measured: &Measured) -> String {
+    let Measured {
+        how,
+        executions,
+        seconds,
+        memory,
+    } = *measured;
+    if how == How::Cannot {
+        return format!("{:>11} {:>10} {:>10} {:>7}  {how}", "-", "-", "-", "-");
+    }
+    let rate = executions as f64 / seconds;
+    let time = if seconds < 1.0 {
+        format!("{:.1} ms", seconds * 1e3)
+    } else {
+        format!("{seconds:.2} s")
+    };
+    format!(
+        "{executions:>11} {rate:>10.0} {time:>10} {:>4} MB  {how}",
+        memory.div_ceil(1024)
+    )
+}
+
+fn measured(tool: Tool, program: &Program, seconds: u64) -> Option<Measured> {
+    let this = std::env::current_exe().ok()?;
+    let output = Command::new(this)
+        .args(["--one", tool.name(), program.name, &seconds.to_string()])
+        .stderr(Stdio::null())
+        .output()
+        .ok()?;
+    // The tools print to the same place; ours is the last line.
+    String::from_utf8_lossy(&output.stdout)
+        .lines()
+        .last()?
+        .parse()
+        .ok()
+}

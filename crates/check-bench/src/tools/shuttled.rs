@@ -1,0 +1,116 @@
+//! shuttle's objects. Each operation is one atomic access, as it is one step for us.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64 as Count, Ordering::Relaxed};
+use std::time::Duration;
+
+use seamlock_check::programs::api::Api;
+use seamlock_sync::{Mode, Name};
+use shuttle::scheduler::{DfsScheduler, PctScheduler, RandomScheduler, Scheduler};
+use shuttle::sync::Mutex;
+use shuttle::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
+use shuttle::{Config, FailurePersistence, Runner};
+
+use super::{How, Tool, panicking};
+use crate::programs::Program;
+
+struct Shuttle;
+
+impl Api for Shuttle {
+    type Mutex = Mutex<()>;
+    type Word = AtomicUsize;
+    type Cell = AtomicU64;
+
+    fn mutex(_: Name) -> Mutex<()> {
+        Mutex::new(())
+    }
+
+    fn locked<R>(mutex: &Mutex<()>, act: impl FnOnce() -> R) -> R {
+        let _held = mutex.lock();
+        act()
+    }
+
+    fn word(_: Name) -> AtomicUsize {
+        AtomicUsize::new(0)
+    }
+
+    fn try_word(word: &AtomicUsize, mode: Mode) -> bool {
+        match mode {
+            Mode::Shared => word.fetch_add(2, SeqCst) & 1 == 0,
+            Mode::Exclusive => word.compare_exchange(0, 1, SeqCst, SeqCst).is_ok(),
+        }
+    }
+
+    fn release(word: &AtomicUsize, mode: Mode) {
+        match mode {
+            Mode::Shared => {
+                word.fetch_sub(2, SeqCst);
+            }
+            Mode::Exclusive => word.store(0, SeqCst),
+        }
+    }
+
+    fn cell(_: Name, value: u64) -> AtomicU64 {
+        AtomicU64::new(value)
+    }
+
+    fn load(cell: &AtomicU64) -> u64 {
+        cell.load(SeqCst)
+    }
+
+    fn store(cell: &AtomicU64, value: u64) {
+        cell.store(value, SeqCst);
+    }
+
+    fn fetch_add(cell: &AtomicU64, amount: u64) -> u64 {
+        cell.fetch_add(amount, SeqCst)
+    }
+}
+
+pub(super) fn run(tool: Tool, program: &Program, limit: Duration) -> (How, u64) {
+    match tool {
+        Tool::ShuttleDfs => with(DfsScheduler::new(None, false), program, limit),
+        Tool::ShuttlePct => with(
+            PctScheduler::new_from_seed(1, 3, usize::MAX),
+            program,
+            limit,
+        ),
+        _ => with(
+            RandomScheduler::new_from_seed(1, usize::MAX),
+            program,
+            limit,
+        ),
+    }
+}
+
+fn with(scheduler: impl Scheduler + 'static, program: &Program, limit: Duration) -> (How, u64) {
+    let mut config = Config::new();
+    config.max_time = Some(limit);
+    config.failure_persistence = FailurePersistence::None;
+    let count = Arc::new(Count::new(0));
+    let (counted, program) = (count.clone(), program.clone());
+    let model = move || {
+        counted.fetch_add(1, Relaxed);
+        let mut threads = program.threads::<Shuttle>(panicking());
+        let last = threads.pop();
+        let spawn = |(_, body): (_, Box<dyn FnOnce() + Send>)| shuttle::thread::spawn(body);
+        let spawned: Vec<_> = threads.into_iter().map(spawn).collect();
+        if let Some((_, body)) = last {
+            body();
+        }
+        for thread in spawned {
+            let _ = thread.join();
+        }
+    };
+    let runner = Runner::new(scheduler, config);
+    let ran = catch_unwind(AssertUnwindSafe(|| runner.run(model)));
+    (
+        if ran.is_ok() {
+            How::Explored
+        } else {
+            How::Found
+        },
+        count.load(Relaxed),
+    )
+}
