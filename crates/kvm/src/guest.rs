@@ -17,10 +17,26 @@ pub struct Turn {
     pub halted: bool,
 }
 
+/// A vCPU that was just entered.
+pub struct Entered<'a> {
+    /// The TDX module that it runs under.
+    pub module: &'a Module,
+    /// The CPU that it runs on.
+    pub lp: u32,
+    /// Whether the guest has to come out: an IPI or a signal waits. Looked at now and then.
+    pub kicked: &'a dyn Fn() -> bool,
+}
+
+impl fmt::Debug for Entered<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Entered {{ lp: {} }}", self.lp)
+    }
+}
+
 /// Somebody who is the guest's processor.
 pub trait Guest: Send + Sync + fmt::Debug {
-    /// Runs the vCPU that was entered on `lp` until its TD exits.
-    fn run(&self, module: &Module, lp: u32) -> Turn;
+    /// Runs the vCPU until its TD exits.
+    fn run(&self, entered: &Entered) -> Turn;
 }
 
 /// A guest that executes nothing: an interrupt takes it out at once, and it waits for events.
@@ -28,7 +44,7 @@ pub trait Guest: Send + Sync + fmt::Debug {
 pub struct Halting;
 
 impl Guest for Halting {
-    fn run(&self, module: &Module, lp: u32) -> Turn {
+    fn run(&self, entered: &Entered) -> Turn {
         let exit = TdExit {
             reason: EXIT_REASON_EXTERNAL_INTERRUPT,
             qual: 0,
@@ -36,7 +52,7 @@ impl Guest for Halting {
             kind: TdExitKind::Async,
         };
         Turn {
-            regs: module.td_exit(lp, exit),
+            regs: entered.module.td_exit(entered.lp, exit),
             halted: true,
         }
     }

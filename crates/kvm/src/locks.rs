@@ -124,6 +124,8 @@ pub mod cells {
     pub static REQUESTS: Class = Class::new("vcpu->requests");
     /// `vcpu->mode`.
     pub static VCPU_MODE: Class = Class::new("vcpu->mode");
+    /// How often a vCPU left the guest: what an acknowledged IPI proves.
+    pub static VCPU_EXITS: Class = Class::new("vcpu exits");
     /// Sleepers on `vcpu->wait`, and whoever waits for a vCPU to leave the guest.
     pub static VCPU_WAIT: Class = Class::new("vcpu->wait");
     /// An entry of the mirror EPT: VM, and GPA with its level.

@@ -16,7 +16,7 @@ use super::seamcall::{
 use super::state::TdState;
 use crate::mmu::Leaf;
 use crate::task::Task;
-use crate::vcpu::REQ_OUTSIDE_GUEST_MODE;
+use crate::vcpu::{REQ_OUTSIDE_GUEST_MODE, Vcpu};
 use crate::vm::Kvm;
 
 /// How the secure EPT took a change.
@@ -128,7 +128,7 @@ fn tdh_do_no_vcpus(
         return first;
     }
     kvm.tdx.wait_for_sept_zap.store(true);
-    kvm.kick_all_out_of_guest(task);
+    kvm.kick_all_out_of_guest();
     let second = seamcall(on);
     kvm.tdx.wait_for_sept_zap.store(false);
     second
@@ -141,7 +141,7 @@ fn tdx_track(task: &Task, kvm: &Kvm, tdr: Hpa, mmu: &WriteGuard<()>) {
     }
     let out = tdh_do_no_vcpus(task, kvm, mmu, |on| tdh_mem_track(on, tdr));
     kvm.tdx_bug_on(out.status, Seam::MEM_TRACK, "tdx.c:1774 tdx_track", [0; 3]);
-    kvm.kick_all_out_of_guest(task);
+    kvm.kick_all_out_of_guest();
 }
 
 /// `tdx_sept_remove_leaf_spte`: BLOCK, TRACK, REMOVE, WBINVD. Whether the page is the host's again.
@@ -180,12 +180,13 @@ fn write_back(task: &Task, kvm: &Kvm, page: Hpa, hkid: Hkid, site: &'static str)
 }
 
 impl Kvm {
-    /// `kvm_make_all_cpus_request(KVM_REQ_OUTSIDE_GUEST_MODE)`: returns when every vCPU has been seen
+    /// `kvm_make_all_cpus_request(KVM_REQ_OUTSIDE_GUEST_MODE)`: returns when every vCPU has been
     /// outside of the guest.
-    pub(crate) fn kick_all_out_of_guest(&self, task: &Task) {
+    pub(crate) fn kick_all_out_of_guest(&self) {
+        let seen: Vec<(&Vcpu, u64)> = self.vcpus().map(|vcpu| (vcpu, vcpu.exits())).collect();
         self.make_all_cpus_request(REQ_OUTSIDE_GUEST_MODE);
-        for vcpu in self.vcpus() {
-            vcpu.wait_outside_guest_mode(task);
+        for (vcpu, exits) in seen {
+            vcpu.wait_for_exit(exits);
         }
     }
 }

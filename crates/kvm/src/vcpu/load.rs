@@ -120,11 +120,16 @@ impl Vcpu {
         }
     }
 
-    /// Waits until the vCPU has been seen outside of the guest (`KVM_REQUEST_WAIT`).
-    pub(crate) fn wait_outside_guest_mode(&self, _task: &Task) {
+    /// How often the vCPU has left the guest.
+    pub(crate) fn exits(&self) -> u64 {
+        self.exits.load()
+    }
+
+    /// Waits until the vCPU is outside of the guest, or has been since `exits` was read
+    /// (`KVM_REQUEST_WAIT`: the IPI was acknowledged).
+    pub(crate) fn wait_for_exit(&self, exits: u64) {
+        let out = || self.mode.load() == Mode::Outside || self.exits.load() != exits;
         // IPIs are acknowledged whatever happens, so this is not killable.
-        let _ = self
-            .wait
-            .wait_until(|| self.mode.load() == Mode::Outside, || false);
+        let _ = self.wait.wait_until(out, || false);
     }
 }

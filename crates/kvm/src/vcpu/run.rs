@@ -18,6 +18,7 @@ use seamlock_tdx_module::After;
 use super::{Mode, Vcpu, VcpuRef, VcpuTdState};
 use crate::error::{Error, Result, fail};
 use crate::gmem;
+use crate::guest::Entered;
 use crate::mmu::{self, Leaf, Mapped};
 use crate::task::Task;
 use crate::tdx::seamcall::tdh_vp_enter;
@@ -144,7 +145,12 @@ fn vcpu_enter_guest(task: &Task, kvm: &Kvm, vcpu: &Vcpu) -> Exit {
     let (_, after) = tdh_vp_enter(kvm.on_this_cpu(task), tdvpr, &mut regs);
     let mut halted = false;
     if after == After::Guest {
-        let turn = kvm.host.guest().run(kvm.host.module(), task.cpu());
+        let kicked = || vcpu.mode.load() != Mode::InGuest || task.signal_pending();
+        let turn = kvm.host.guest().run(&Entered {
+            module: kvm.host.module(),
+            lp: task.cpu(),
+            kicked: &kicked,
+        });
         (regs, halted) = (turn.regs, turn.halted);
     }
     outside(vcpu);
@@ -152,6 +158,7 @@ fn vcpu_enter_guest(task: &Task, kvm: &Kvm, vcpu: &Vcpu) -> Exit {
 }
 
 fn outside(vcpu: &Vcpu) {
+    vcpu.exits.fetch_add(1);
     vcpu.mode.store(Mode::Outside);
     vcpu.wait.notify();
 }
