@@ -140,7 +140,7 @@ fn build(bed: &Bed, turns: &mut Turns, pages: u64, [add, copy]: [&'static str; 2
     }
     let tables = bed.page_2m();
     time(turns, "SEPT.ADD", REGIONS, |i| {
-        let operands = [i * MIB2 | 1, tdr, tables + i * PAGE, 0];
+        let operands = [(i * MIB2) | 1, tdr, tables + i * PAGE, 0];
         call(bed, Leaf::MEM_SEPT_ADD, operands);
     });
     let mut sha = Sha384::new();

@@ -56,7 +56,7 @@ pub(crate) fn blocked(entry: SeptEntry, w_saved: bool) -> SeptEntry {
     if entry.contains(SeptEntry::LEAF) {
         if !w_saved {
             let w = bits >> 1 & 1;
-            bits = bits & !SAVED_W | w * SAVED_W;
+            bits = bits & !SAVED_W | (w * SAVED_W);
         }
         for (right, saved) in SAVED {
             bits = if bits & right != 0 {

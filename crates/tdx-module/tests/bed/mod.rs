@@ -5,7 +5,7 @@
 
 #![allow(dead_code)] // each user takes a part
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 
 use seamlock_tdx_abi::addr::Hpa;
 use seamlock_tdx_abi::leaf::Leaf;
@@ -13,7 +13,7 @@ use seamlock_tdx_abi::regs::Regs;
 use seamlock_tdx_abi::status::TdxStatus;
 use seamlock_tdx_abi::td_params::{EptpControls, TdParams, XFAM_FIXED1};
 use seamlock_tdx_abi::tdmr::{TdmrInfo, pamt_bytes};
-use seamlock_tdx_module::{After, Module, Platform};
+use seamlock_tdx_module::{After, Module, Platform, TdExit, TdExitKind};
 use zerocopy::{FromZeros, IntoBytes};
 
 pub const GIB: u64 = 1 << 30;
@@ -38,6 +38,9 @@ pub struct Bed {
     gib: u64,
     next_page: Cell<u64>,
     next_hkid: Cell<u64>,
+    last_vcpu: Cell<u64>,
+    /// TDCS pages, with their TDR.
+    control: RefCell<Vec<(u64, u64)>>,
 }
 
 /// How far a module is brought up.
@@ -56,6 +59,9 @@ pub enum Stage {
     /// The TDMR is initialised.
     Ready,
 }
+
+/// A step of the bring-up, and the stage that it reaches.
+type Step = (Stage, fn(&Bed));
 
 /// What MNG.INIT is asked for.
 #[derive(Clone, Copy)]
@@ -88,8 +94,10 @@ impl Bed {
             gib,
             next_page: Cell::new(TDMR),
             next_hkid: Cell::new(MODULE_HKID + 1),
+            last_vcpu: Cell::new(0),
+            control: RefCell::default(),
         };
-        let steps: [(Stage, fn(&Bed)); 5] = [
+        let steps: [Step; 5] = [
             (Stage::Init, |bed| {
                 bed.ok(Leaf::SYS_INIT, &[]);
             }),
@@ -209,12 +217,38 @@ impl Bed {
     pub fn bare_td(&self, l2_vms: u8) -> u64 {
         let tdr = self.lone_page();
         self.page_2m();
+        self.create_td(tdr, l2_vms);
+        tdr
+    }
+
+    fn create_td(&self, tdr: u64, l2_vms: u8) {
         self.ok(Leaf::MNG_CREATE, &[tdr, self.hkid()]);
         self.ok(Leaf::MNG_KEY_CONFIG, &[tdr]);
         for _ in 0..6 + l2_vms {
-            self.ok(Leaf::MNG_ADDCX, &[self.page(), tdr]);
+            let page = self.page();
+            self.ok(Leaf::MNG_ADDCX, &[page, tdr]);
+            self.control.borrow_mut().push((tdr, page));
         }
-        tdr
+    }
+
+    /// A TD that is being built, on this TDR.
+    pub fn build_td(&self, tdr: u64, ask: Ask) {
+        self.create_td(tdr, ask.l2_vms);
+        self.ok(Leaf::MNG_INIT, &[tdr, self.params(ask)]);
+    }
+
+    /// Frees a TD that has neither vCPUs nor memory.
+    pub fn tear_down(&self, tdr: u64) {
+        self.ok(Leaf::MNG_VPFLUSHDONE, &[tdr]);
+        self.ok(Leaf::PHYMEM_CACHE_WB, &[0]);
+        self.ok(Leaf::MNG_KEY_FREEID, &[tdr]);
+        let pages = self.control.take();
+        for (_, page) in pages.iter().filter(|(of, _)| *of == tdr) {
+            self.ok(Leaf::PHYMEM_PAGE_RECLAIM, &[*page]);
+        }
+        self.control
+            .replace(pages.into_iter().filter(|(of, _)| *of != tdr).collect());
+        self.ok(Leaf::PHYMEM_PAGE_RECLAIM, &[tdr]);
     }
 
     /// TD_PARAMS in memory.
@@ -239,17 +273,23 @@ impl Bed {
 
     /// A TD that is being built.
     pub fn td(&self, ask: Ask) -> u64 {
-        let tdr = self.bare_td(ask.l2_vms);
-        self.ok(Leaf::MNG_INIT, &[tdr, self.params(ask)]);
+        let tdr = self.lone_page();
+        self.page_2m();
+        self.build_td(tdr, ask);
         tdr
     }
 
     /// A vCPU with its pages, not initialised. Its TDVPR is alone in its 2 MiB range.
     pub fn bare_vcpu(&self, tdr: u64) -> u64 {
+        self.bare_vcpu_of(tdr, 0)
+    }
+
+    /// A vCPU with its pages, of a TD with L2 VMs.
+    pub fn bare_vcpu_of(&self, tdr: u64, l2_vms: u8) -> u64 {
         let tdvpr = self.lone_page();
         self.page_2m();
         self.ok(Leaf::VP_CREATE, &[tdvpr, tdr]);
-        for _ in 0..5 {
+        for _ in 0..5 + 3 * l2_vms {
             self.ok(Leaf::VP_ADDCX, &[self.page(), tdvpr]);
         }
         tdvpr
@@ -280,7 +320,24 @@ impl Bed {
     pub fn finalize(&self, tdr: u64) -> u64 {
         let tdvpr = self.vcpu(tdr);
         self.ok(Leaf::MR_FINALIZE, &[tdr]);
+        self.last_vcpu.set(tdvpr);
         tdvpr
+    }
+
+    /// The guest on LP 0 exits for an external interrupt.
+    pub fn leave_guest(&self) {
+        let exit = TdExit {
+            reason: 1,
+            qual: 0,
+            gpa: 0,
+            kind: TdExitKind::Async,
+        };
+        assert_eq!(self.m.td_exit(0, exit).rax, 1);
+    }
+
+    /// The vCPU of the TD that was finished last.
+    pub fn last_vcpu(&self) -> u64 {
+        self.last_vcpu.get()
     }
 
     /// A 2 MiB page that the guest has not accepted, at `gpa`.
