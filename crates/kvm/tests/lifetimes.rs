@@ -164,7 +164,7 @@ impl Events for Dry {
         KeyProgramming::Done
     }
     fn interrupt_pending(&self, _lp: u32) -> bool {
-        self.draws.fetch_add(1, Relaxed) % 2 == 0
+        self.draws.fetch_add(1, Relaxed).is_multiple_of(2)
     }
     fn tsc(&self, _lp: u32) -> u64 {
         0
