@@ -117,6 +117,9 @@ impl Module {
                 ..Regs::default()
             };
         };
+        if let Some(dead) = inside.dead(exit.reason, exit.qual) {
+            return inside.leave(dead);
+        }
         inside.check_progress();
         let mut out = AsyncExit::plain(exit.reason, exit.qual);
         out.gpa = exit.gpa;

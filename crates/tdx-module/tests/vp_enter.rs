@@ -326,18 +326,25 @@ fn six_faults_are_within_what_an_instruction_may_need() {
 
 #[test]
 fn a_td_that_became_fatal_makes_its_other_guests_exit_at_the_next_occasion() {
-    let td = Td::entered();
-    let mut enter = Regs {
-        rcx: td.second.0,
-        ..Regs::call(Leaf::VP_ENTER)
-    };
-    assert_eq!(td.m.seamcall(1, &mut enter), After::Guest);
-    let fatal = TdExit {
-        kind: TdExitKind::NonRecoverableTd,
-        ..TRIPLE_FAULT
-    };
-    let _ = td.m.td_exit(0, fatal);
     let dead = |reason| status(TdxStatus::NON_RECOVERABLE_TD_NON_ACCESSIBLE, reason);
+    let with_a_dying_td = || {
+        let td = Td::entered();
+        let mut enter = Regs {
+            rcx: td.second.0,
+            ..Regs::call(Leaf::VP_ENTER)
+        };
+        assert_eq!(td.m.seamcall(1, &mut enter), After::Guest);
+        let fatal = TdExit {
+            kind: TdExitKind::NonRecoverableTd,
+            ..TRIPLE_FAULT
+        };
+        let _ = td.m.td_exit(0, fatal);
+        td
+    };
+    let td = with_a_dying_td();
+    assert_eq!(td.m.td_exit(1, INTERRUPT).rax, dead(1));
+    td.audit();
+    let td = with_a_dying_td();
     let mut regs = Regs {
         rax: GuestLeaf::VP_INFO.0.into(),
         ..Regs::default()
