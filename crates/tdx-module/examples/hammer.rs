@@ -127,10 +127,9 @@ fn print(report: &StressReport) {
     println!("{seamcalls} SEAMCALLs and {guest_acts} guest calls and exits on {modules} modules");
     println!("{audits} audits, all clean");
     if !report.marks.is_empty() {
-        println!("host-priority marks left: {:?}", report.marks);
         println!(
-            "after a host call on every page: {:?}",
-            report.marks_after_sweep
+            "host-priority marks left: {:?}; one host call took each away",
+            report.marks
         );
     }
 }

@@ -142,6 +142,9 @@ const ENTRY: LockUse = direct(SeptEntry, X, OperandId::RCX);
 const MAPPED: LockUse = implicit(Page, X, OperandId::RCX);
 const BIG_PAGE: LockUse = implicit(BigPage, X, OperandId::RCX);
 const NEW_R8: LockUse = explicit(Page, X, OperandId::R8);
+const L2_R9: LockUse = explicit(Page, X, OperandId::R9).when("the TD has an L2 VM 1");
+const L2_R10: LockUse = explicit(Page, X, OperandId::R10).when("the TD has an L2 VM 2");
+const L2_R11: LockUse = explicit(Page, X, OperandId::R11).when("the TD has an L2 VM 3");
 const TDR_S: LockUse = explicit(Tdr, S, OperandId::RDX);
 
 macro_rules! locks {
@@ -201,9 +204,7 @@ locks! {
     MEM_SEPT_ADD 0: [TDR_S, OP_STATE, TREE_S, ENTRY, NEW_R8];
     MEM_SEPT_ADD 1: [
         TDR_S, OP_STATE, TREE_S, ENTRY, NEW_R8,
-        explicit(Page, X, OperandId::R9).when("the TD has an L2 VM 1"),
-        explicit(Page, X, OperandId::R10).when("the TD has an L2 VM 2"),
-        explicit(Page, X, OperandId::R11).when("the TD has an L2 VM 3"),
+        L2_R9, L2_R10, L2_R11,
     ];
     MEM_PAGE_ADD 0: [explicit(Tdr, X, OperandId::RDX), NEW_R8];
     MEM_PAGE_AUG 0: [TDR_S, OP_STATE, TREE_S, ENTRY, NEW_R8];
@@ -222,7 +223,9 @@ locks! {
     MEM_PAGE_PROMOTE 1: [
         TDR_S, OP_STATE, TREE_S, ENTRY, MAPPED, direct(SeptTable, X, OperandId::RCX), BIG_PAGE,
     ];
-    MEM_PAGE_DEMOTE 0: [TDR_S, OP_STATE, TREE_S, ENTRY, NEW_R8, BIG_PAGE];
+    MEM_PAGE_DEMOTE 0: [
+        TDR_S, OP_STATE, TREE_S, ENTRY, NEW_R8, L2_R9, L2_R10, L2_R11, BIG_PAGE,
+    ];
     MEM_PAGE_RELOCATE 0: [TDR_S, OP_STATE, TREE_S, ENTRY, MAPPED, NEW_R8];
     MEM_RD 0: [TDR_S, OP_STATE, TREE_S, ENTRY];
     MEM_WR 0: [TDR_S, OP_STATE, TREE_S, ENTRY];

@@ -16,6 +16,7 @@ pub mod plan;
 pub mod run;
 pub mod step;
 pub mod sway;
+pub mod table;
 pub mod td;
 pub mod threads;
 pub mod watch;

@@ -499,9 +499,3 @@ impl Host<'_> {
         }
     }
 }
-
-/// Every page of the pools.
-pub fn pool_pages() -> impl Iterator<Item = u64> {
-    let small = (0..POOL_PAGES).map(|i| POOL + i * 4096);
-    small.chain((0..BIG_PAGES * 512).map(|i| BIG + i * 4096))
-}

@@ -16,6 +16,7 @@ use super::learn::{entered, learn};
 use super::machine::{self, POOL, POOL_PAGES};
 use super::plan::{Act, Planned, plan};
 use super::step::Step;
+use super::table::{may_be_busy, unlisted};
 use super::watch::{Holds, Watch};
 use super::world::World;
 
@@ -85,6 +86,20 @@ pub enum Violation {
         /// What is wrong.
         faults: Vec<Fault>,
     },
+    /// Host-priority marks that a host call did not take away.
+    Marked {
+        /// The words.
+        words: Vec<Name>,
+    },
+    /// A call wanted a lock word that its leaf does not take.
+    Unlisted {
+        /// What was done.
+        what: String,
+        /// Class of the word.
+        word: &'static str,
+        /// Shared or exclusive.
+        mode: &'static str,
+    },
     /// A status that does not exist, or that this leaf can't give.
     Status {
         /// What was done.
@@ -110,6 +125,13 @@ impl fmt::Display for Violation {
                     writeln!(f, "  {fault}")?;
                 }
                 Ok(())
+            }
+            Violation::Marked { words } => write!(f, "marks stay in {words:?}"),
+            Violation::Unlisted { what, word, mode } => {
+                write!(
+                    f,
+                    "{word} wanted {mode} by {what}, which is not in the table"
+                )
             }
             Violation::Status { what, status } => write!(f, "{status} of {what}"),
         }
@@ -227,7 +249,10 @@ impl Runner {
 
     fn seamcall(&mut self, lp: u32, before: Regs) -> Result<(), Violation> {
         let mut regs = before;
+        let forget = self.watch.as_ref().map(Watch::take_wanted);
+        drop(forget);
         let after = self.m.seamcall(lp, &mut regs);
+        self.check_wanted(&before)?;
         if after == After::Guest {
             entered(&mut self.world, lp, &before);
             self.tally.count(before.leaf(), TdxStatus::SUCCESS);
@@ -245,13 +270,26 @@ impl Runner {
             let bytes = 1 << (12 + 9 * u32::from(level));
             watch.forget_entries(before.rdx, gpa, bytes, level - 1);
         }
-        if status.name().is_none() {
+        if status.name().is_none() || !may_be_busy(&before, status) {
             return Err(Violation::Status {
                 what: self.what(),
                 status,
             });
         }
         Ok(())
+    }
+
+    /// The call took no word that the table of locks does not list for its leaf.
+    fn check_wanted(&self, before: &Regs) -> Result<(), Violation> {
+        let wanted = self.watch.as_ref().map(Watch::take_wanted);
+        match unlisted(before, wanted.unwrap_or_default()) {
+            None => Ok(()),
+            Some((word, mode, _)) => Err(Violation::Unlisted {
+                what: self.what(),
+                word,
+                mode,
+            }),
+        }
     }
 
     /// Nothing is held but what VP.ENTER leaves held for guests that run.

@@ -10,12 +10,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use seamlock_tdx_abi::addr::Hpa;
+use seamlock_sync::{Mode, Name};
+use seamlock_tdx_abi::addr::{Gpa, Hpa};
 use seamlock_tdx_abi::leaf::Leaf;
 use seamlock_tdx_abi::regs::Regs;
 use seamlock_tdx_abi::status::TdxStatus;
 use seamlock_tdx_module::audit::Accounting;
-use seamlock_tdx_module::{After, Module};
+use seamlock_tdx_module::{After, LockAt, Module};
 
 use super::guest;
 use super::learn::{entered, learn};
@@ -24,6 +25,7 @@ use super::plan::{Act, Planned, plan};
 use super::run::{Tally, Violation};
 use super::step::Step;
 use super::sway::Sway;
+use super::table::may_be_busy;
 use super::world::World;
 
 /// Plans that a thread makes before it carries them out.
@@ -53,10 +55,9 @@ pub struct StressReport {
     pub tally: Tally,
     /// Modules that were used: a new one is taken when one was shut down.
     pub modules: u64,
-    /// Host-priority marks that were left when all was over, by class of word.
+    /// Host-priority marks that were left when all was over, by class of word. One host call that had the
+    /// word took each away.
     pub marks: BTreeMap<&'static str, u64>,
-    /// The same after a host call has had every word in PAMT.
-    pub marks_after_sweep: BTreeMap<&'static str, u64>,
 }
 
 struct Shared<'m> {
@@ -85,10 +86,8 @@ impl Stress {
             let books = self.one_module(&m, seed, end, &mut report.tally);
             Sway::end();
             let books = books?;
-            if !is_shut_down(&m) {
-                count(&mut report.marks, &books);
-                count(&mut report.marks_after_sweep, &sweep(&m)?);
-            }
+            count(&mut report.marks, &books);
+            sweep(&m, &books.marks)?;
         }
         Ok(report)
     }
@@ -155,22 +154,34 @@ fn books(m: &Module, what: &str) -> Result<Accounting, Violation> {
     })
 }
 
-/// A host call on every page: it takes the marks in PAMT away, unless the module was shut down.
-fn sweep(m: &Module) -> Result<Accounting, Violation> {
-    for pa in super::plan::pool_pages() {
-        let mut regs = Regs {
-            rcx: pa,
-            ..Regs::call(Leaf::PHYMEM_PAGE_RDMD)
-        };
-        let _ = m.seamcall(0, &mut regs);
+/// The next host call that has a word takes its mark away. After that, every word is zero.
+fn sweep(m: &Module, marks: &[Name]) -> Result<(), Violation> {
+    for name in marks {
+        let at = word_of(name);
+        if m.hold(at, Mode::Shared).is_ok() {
+            m.release(at, Mode::Shared);
+        }
     }
-    books(m, "a call on every page")
+    let left = books(m, "all guests left")?.marks;
+    if left.is_empty() {
+        return Ok(());
+    }
+    Err(Violation::Marked { words: left })
 }
 
-fn is_shut_down(m: &Module) -> bool {
-    let mut regs = Regs::call(Leaf::MNG_KEY_RECLAIMID);
-    let _ = m.seamcall(0, &mut regs);
-    regs.status().is(TdxStatus::SYS_SHUTDOWN)
+fn word_of(name: &Name) -> LockAt {
+    let pa = Hpa(name.a);
+    match name.class.name() {
+        "PAMT.2M" => LockAt::Pamt2m(pa),
+        "PAMT.1G" => LockAt::Pamt1g(pa),
+        "TDCS.OP_STATE" => LockAt::OpState(pa),
+        "SEPT.ENTRY" => LockAt::Entry {
+            tdr: pa,
+            gpa: Gpa(name.b & !0xfff),
+            level: (name.b & 7) as u8,
+        },
+        _ => LockAt::Page(pa),
+    }
 }
 
 /// Looks at the books now and then, and at whether the threads get on.
@@ -302,7 +313,7 @@ fn seamcall(m: &Module, lp: u32, before: Regs, tally: &mut Tally) -> Result<Done
         regs.status()
     };
     tally.count(before.leaf(), status);
-    if status.name().is_none() {
+    if status.name().is_none() || !may_be_busy(&before, status) {
         return Err(Violation::Status {
             what: format!("{before:x?} on LP {lp}"),
             status,

@@ -129,7 +129,8 @@ pub fn scene(leaf: Leaf, version: u8) -> Scene {
         _ => match leaf.name() {
             Some(name) if name.starts_with("MNG") => td_scene(leaf),
             Some(name) if name.starts_with("VP") => vcpu_scene(leaf),
-            Some("MEM.PAGE.PROMOTE" | "MEM.PAGE.DEMOTE") => big_page_scene(leaf),
+            Some("MEM.PAGE.PROMOTE") => promote_scene(leaf),
+            Some("MEM.PAGE.DEMOTE") => demote_scene(leaf),
             _ => memory_scene(leaf, version),
         },
     };
@@ -294,38 +295,51 @@ fn l2_scene(bed: Bed, leaf: Leaf) -> Scene {
     scene
 }
 
-fn big_page_scene(leaf: Leaf) -> Scene {
+fn promote_scene(leaf: Leaf) -> Scene {
     let bed = Bed::new();
     let tdr = bed.td(Ask::PLAIN);
     let new = bed.lone_page();
     bed.page_2m();
-    let (big, table) = if leaf == Leaf::MEM_PAGE_PROMOTE {
-        bed.tables(tdr, 0, 1);
-        let table = bed.lone_page();
-        bed.ok(Leaf::MEM_SEPT_ADD, &[1, tdr, table]);
-        (bed.add_512(tdr, 0), Some(table))
-    } else {
-        (bed.aug_2m(tdr, 0), None)
+    bed.tables(tdr, 0, 1);
+    let table = bed.lone_page();
+    bed.ok(Leaf::MEM_SEPT_ADD, &[1, tdr, table]);
+    let big = bed.add_512(tdr, 0);
+    let below = LockAt::Entry {
+        tdr: Hpa(tdr),
+        gpa: Gpa(5 * PAGE),
+        level: 0,
     };
-    let operands = if leaf == Leaf::MEM_PAGE_PROMOTE {
-        vec![1, tdr]
-    } else {
-        vec![1, tdr, new]
-    };
-    let mut scene = Scene::new(bed, leaf, &operands)
+    Scene::new(bed, leaf, &[1, tdr])
         .td(tdr)
         .entry(tdr, 0, 1)
         .page(OperandId::R8, new)
+        .word(LockWord::BigPage, ANY, LockAt::Pamt2m(Hpa(big)))
+        .page(OperandId::RCX, table)
+        .word(LockWord::SeptTable, ANY, below)
+}
+
+/// DEMOTE for a TD with three L2 VMs, which all get a table.
+fn demote_scene(leaf: Leaf) -> Scene {
+    let bed = Bed::new();
+    let tdr = bed.td(Ask {
+        attributes: 0,
+        l2_vms: 3,
+    });
+    for level in [3, 2] {
+        let pages = [(); 4].map(|()| bed.page());
+        let operands = [[level, tdr].as_slice(), &pages].concat();
+        bed.ok_version(Leaf::MEM_SEPT_ADD, 1, &operands);
+    }
+    let big = bed.page_2m();
+    bed.ok(Leaf::MEM_PAGE_AUG, &[1, tdr, big]);
+    let pages = [(); 4].map(|()| bed.lone_page());
+    let operands = [[1, tdr].as_slice(), &pages].concat();
+    let mut scene = Scene::new(bed, leaf, &operands)
+        .td(tdr)
+        .entry(tdr, 0, 1)
         .word(LockWord::BigPage, ANY, LockAt::Pamt2m(Hpa(big)));
-    if let Some(table) = table {
-        let below = LockAt::Entry {
-            tdr: Hpa(tdr),
-            gpa: Gpa(5 * PAGE),
-            level: 0,
-        };
-        scene = scene
-            .page(OperandId::RCX, table)
-            .word(LockWord::SeptTable, ANY, below);
+    for (id, page) in (8..).zip(pages) {
+        scene = scene.page(OperandId(id), page);
     }
     scene
 }

@@ -1,0 +1,57 @@
+//! Whether calls keep to the table of locks.
+
+use seamlock_sync::Mode;
+use seamlock_tdx_abi::leaf::{Leaf, RaxIn};
+use seamlock_tdx_abi::operand::OperandId;
+use seamlock_tdx_abi::regs::Regs;
+use seamlock_tdx_abi::status::TdxStatus;
+use seamlock_tdx_module::locks;
+use seamlock_tdx_module::tables::{LockPath, LockUse, LockWord, locks_of};
+
+use super::watch::{Wanted, mode_name};
+
+/// Whether a leaf may answer that something is busy: the table says so, or it is no lock word.
+pub fn may_be_busy(before: &Regs, status: TdxStatus) -> bool {
+    let rax = RaxIn::from_rax(before.rax);
+    if status == TdxStatus::OPERAND_BUSY.with(OperandId::KET) {
+        return rax.leaf == Leaf::MNG_KEY_CONFIG;
+    }
+    let is_busy = status.is(TdxStatus::OPERAND_BUSY) || status.is(TdxStatus::SYS_BUSY);
+    !is_busy
+        || locks_of(rax.leaf, rax.version)
+            .iter()
+            .any(|lock| lock.busy == status)
+}
+
+/// A word that a call wanted although the table does not list it.
+pub fn unlisted(before: &Regs, wanted: impl IntoIterator<Item = Wanted>) -> Option<Wanted> {
+    let rax = RaxIn::from_rax(before.rax);
+    let listed = locks_of(rax.leaf, rax.version);
+    let mut wanted = wanted.into_iter();
+    wanted.find(|word| word.2 || !listed.iter().any(|lock| covers(lock, word)))
+}
+
+fn covers(lock: &LockUse, (class, mode, _): &Wanted) -> bool {
+    let own = *mode == mode_name(lock.mode);
+    let alone = lock.mode == Mode::Exclusive;
+    let is = |wanted: &'static seamlock_sync::Class| *class == wanted.name();
+    let above = is(&locks::PAMT_2M) || is(&locks::PAMT_1G);
+    match lock.word {
+        LockWord::Global => is(&locks::GLOBAL) && own,
+        LockWord::Kot => is(&locks::KOT) && own,
+        LockWord::CacheWriteBack => is(&locks::WBT),
+        LockWord::Tdmr => is(&locks::TDMR),
+        LockWord::OpState => is(&locks::OP_STATE) && own,
+        LockWord::SeptTree => is(&locks::SEPT_TREE) && own,
+        LockWord::TdEpoch => is(&locks::TD_EPOCH) && own,
+        LockWord::SeptEntry | LockWord::SeptTable => is(&locks::SEPT_ENTRY),
+        LockWord::BigPage => above && own,
+        LockWord::Tdr | LockWord::Tdvpr | LockWord::Page => {
+            let explicit = lock.path == LockPath::Explicit;
+            let parents = explicit && above && *mode == mode_name(Mode::Shared);
+            // A page may be a big one: then its own entry is one of those above, shared and promoted.
+            let big = above && alone && *mode == mode_name(Mode::Exclusive);
+            is(&locks::PAMT_4K) && own || parents || big
+        }
+    }
+}
