@@ -95,8 +95,19 @@ impl Control {
     }
 }
 
+/// The signals of a thread that has real ones. Asked on that thread.
+pub trait Signals {
+    /// `signal_pending(current)`.
+    fn pending(&self) -> bool;
+    /// `fatal_signal_pending(current)`. A real process does not live to see it.
+    fn fatal(&self) -> bool {
+        false
+    }
+}
+
 /// One thread in the kernel. Belongs to that thread.
 pub struct Task<'a> {
+    signals: Option<&'a dyn Signals>,
     control: &'a Control,
     memory: &'a dyn UserMemory,
     files: &'a dyn Files,
@@ -121,12 +132,21 @@ impl<'a> Task<'a> {
     ) -> Task<'a> {
         let cpu = Cell::new(control.cpu.load(SeqCst));
         Task {
+            signals: None,
             control,
             memory,
             files,
             mm,
             cpu,
             loaded: RefCell::new(None),
+        }
+    }
+
+    /// The same thread, which gets these signals too.
+    pub fn with_signals(self, signals: &'a dyn Signals) -> Task<'a> {
+        Task {
+            signals: Some(signals),
+            ..self
         }
     }
 
@@ -148,12 +168,12 @@ impl<'a> Task<'a> {
 
     /// `signal_pending(current)`.
     pub fn signal_pending(&self) -> bool {
-        self.control.pending.load(SeqCst)
+        self.control.pending.load(SeqCst) || self.signals.is_some_and(Signals::pending)
     }
 
     /// Whether a fatal signal is pending: what ends a killable wait.
     pub fn killed(&self) -> bool {
-        self.control.fatal.load(SeqCst)
+        self.control.fatal.load(SeqCst) || self.signals.is_some_and(Signals::fatal)
     }
 
     /// A point where the scheduler may preempt the task and move it. A vCPU that is loaded is taken
