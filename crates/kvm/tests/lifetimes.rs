@@ -218,3 +218,31 @@ fn a_short_lack_of_entropy_and_interrupts_of_the_cache_write_back_go_unseen() {
         (true, 0, 0)
     );
 }
+
+#[test]
+fn a_cpu_that_goes_offline_flushes_its_vcpus_and_a_package_needs_one_online() {
+    let vmm = boot();
+    let td = vmm.build(2);
+    vmm.control.migrate(1);
+    vmm.ioctl(td.vcpus[1], KVM_GET_TSC_KHZ, 0).unwrap();
+    assert_eq!(vmm.host.cpus()[0].associated().len(), 1);
+    assert!(vmm.host.offline_cpu(0) && !vmm.host.offline_cpu(0));
+    assert!(vmm.host.cpus()[0].associated().is_empty());
+    assert_eq!(vmm.host.cpus()[1].associated().len(), 1);
+    // The vCPU is loaded again elsewhere without another flush.
+    vmm.ioctl(td.vcpus[0], KVM_GET_TSC_KHZ, 0).unwrap();
+    assert_eq!(vmm.host.cpus()[1].associated().len(), 2);
+    for cpu in 1..4 {
+        assert!(vmm.host.offline_cpu(cpu));
+    }
+    let other = vmm.create_td();
+    assert_eq!(vmm.init_vm(&other), Err(Errno::EIO));
+    assert!(vmm.host.online_cpu(2) && !vmm.host.online_cpu(2) && !vmm.host.online_cpu(9));
+    assert_eq!(vmm.init_vm(&other), Ok(0));
+    vmm.drop_td(&td);
+    vmm.drop_td(&other);
+    for teardown in vmm.host.teardowns() {
+        assert_eq!((teardown.pages_leaked, teardown.hkid_returned), (0, true));
+        assert_eq!(teardown.bugs, 0);
+    }
+}

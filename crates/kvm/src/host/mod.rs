@@ -13,6 +13,7 @@
 
 mod boot;
 mod cpu;
+mod hotplug;
 mod pages;
 mod sysinfo;
 mod tdmr;
@@ -76,6 +77,8 @@ pub struct Host {
     pub(crate) kvm_lock: Mutex<BTreeMap<u64, Weak<Kvm>>>,
     pub(crate) tdx_lock: Mutex<()>,
     next_vm: AtomicU64,
+    /// Every VM, for who finds its number on a per-CPU list.
+    registry: Private<BTreeMap<u64, Weak<Kvm>>>,
     teardowns: Private<Vec<Teardown>>,
 }
 
@@ -117,6 +120,7 @@ impl Host {
             kvm_lock: Mutex::new(locks::KVM_LOCK.only(), BTreeMap::new()),
             tdx_lock: Mutex::new(locks::TDX_LOCK.only(), ()),
             next_vm: AtomicU64::new(1),
+            registry: Private::default(),
             teardowns: Private::default(),
             module,
         }))
@@ -205,7 +209,14 @@ impl Host {
         self.next_vm.fetch_add(1, Relaxed)
     }
 
+    /// Notes a VM that was just made.
+    pub(crate) fn register(&self, kvm: &Arc<Kvm>) {
+        let (number, kvm) = (kvm.number, Arc::downgrade(kvm));
+        self.registry.with(|vms| vms.insert(number, kvm));
+    }
+
     pub(crate) fn record_teardown(&self, teardown: Teardown) {
+        self.registry.with(|vms| vms.remove(&teardown.vm));
         if let Some(observer) = &self.observer {
             observer.teardown(&teardown);
         }

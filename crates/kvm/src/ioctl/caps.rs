@@ -2,6 +2,7 @@
 
 use seamlock_tdx_abi::kvm::*;
 
+use super::supported_cpuid::xsave2_bytes;
 use crate::error::{Result, fail};
 use crate::gmem;
 use crate::host::Host;
@@ -138,7 +139,7 @@ pub(super) fn check_extension(host: &Host, kvm: Option<&Kvm>, cap: u64) -> i64 {
         KVM_CAP_IRQ_ROUTING => MAX_IRQ_ROUTES as i64,
         KVM_CAP_COALESCED_MMIO => KVM_COALESCED_MMIO_PAGE_OFFSET as i64,
         KVM_CAP_MCE => 32,
-        KVM_CAP_XSAVE2 => KVM_XSAVE_BYTES as i64,
+        KVM_CAP_XSAVE2 => xsave2_bytes(host.module().platform()).into(),
         KVM_CAP_ADJUST_CLOCK => CLOCK_FLAGS,
         KVM_CAP_SET_GUEST_DEBUG2 => GUESTDBG_MASK,
         KVM_CAP_SYNC_REGS if !td => 7,

@@ -32,6 +32,7 @@ pub fn create_vm(task: &Task, host: &Arc<Host>, vm_type: u64) -> Result<i64> {
         let _cpus = host.cpus_lock.read();
         *usage += 1;
     }
+    host.register(&kvm);
     host.kvm_lock
         .lock()
         .insert(kvm.number, Arc::downgrade(&kvm));

@@ -1,0 +1,43 @@
+//! Processors that go offline and come back.
+//!
+//! # Locking
+//! `cpus_lock` for writing. No lock of a VM is taken: the vCPUs that go along belong to any of them.
+
+use std::sync::Weak;
+
+use super::Host;
+use crate::vm::Kvm;
+
+impl Host {
+    /// Takes a CPU offline: all vCPUs that were loaded there last are flushed
+    /// (`tdx_disable_virtualization_cpu`). What TDH.VP.FLUSH answers is not looked at. Says whether the
+    /// CPU was online.
+    pub fn offline_cpu(&self, cpu: u32) -> bool {
+        let mut online = self.cpus_lock.write();
+        if !online.contains(&cpu) {
+            return false;
+        }
+        if let Some(here) = self.cpus.get(cpu as usize) {
+            for listed in here.associated() {
+                let kvm = self.vm_of(listed.vm);
+                if let Some(vcpu) = kvm.as_ref().and_then(|kvm| kvm.born.get(listed.index))
+                    && let Some(kvm) = &kvm
+                {
+                    let _ = vcpu.tdx_flush_vp(kvm, cpu);
+                }
+            }
+        }
+        online.remove(&cpu)
+    }
+
+    /// Brings a CPU of the machine online. Says whether it was offline.
+    pub fn online_cpu(&self, cpu: u32) -> bool {
+        (cpu as usize) < self.cpus.len() && self.cpus_lock.write().insert(cpu)
+    }
+
+    /// A VM that a per-CPU list names. The kernel has pointers there.
+    fn vm_of(&self, number: u64) -> Option<std::sync::Arc<Kvm>> {
+        self.registry
+            .with(|vms| vms.get(&number).and_then(Weak::upgrade))
+    }
+}
