@@ -99,6 +99,7 @@ impl File {
     }
 
     fn release(&self, task: &Task) {
+        let _entered = self.host().enter();
         match &self.kind {
             Kind::System(_) => {}
             Kind::Vm(kvm) => kvm.put(task),

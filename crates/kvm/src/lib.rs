@@ -19,6 +19,7 @@ pub mod gmem;
 pub mod guest;
 pub mod host;
 pub mod ioctl;
+pub mod lockdep;
 pub mod locks;
 pub mod mmu;
 pub mod observer;

@@ -8,6 +8,7 @@ use seamlock_tdx_abi::{Leaf, TdxStatus};
 
 use crate::bug::Bug;
 use crate::error::Result;
+use crate::lockdep::Breach;
 use crate::vm::Teardown;
 
 /// One SEAMCALL that came back.
@@ -58,6 +59,10 @@ pub trait Observer: Send + Sync + fmt::Debug {
     /// KVM found itself or the TDX module broken.
     fn bug(&self, bug: &Bug) {
         let _ = bug;
+    }
+    /// The order of the locks, or another of lockdep's rules, was broken. Each breach is told once.
+    fn lockdep(&self, breach: &Breach) {
+        let _ = breach;
     }
     /// A VM is gone.
     fn teardown(&self, teardown: &Teardown) {

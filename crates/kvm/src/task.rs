@@ -8,14 +8,14 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
 
-use seamlock_sync::{Action, announce};
+use seamlock_sync::{Action, Section, announce};
 use seamlock_tdx_abi::PAGE_SIZE;
 use seamlock_tdx_abi::kvm::Errno;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::error::{Error, Result, fail};
 use crate::file::File;
-use crate::locks::cells;
+use crate::locks::{self, cells};
 use crate::vcpu::VcpuRef;
 
 /// An access to user memory that is not mapped, or not in the wanted way.
@@ -237,6 +237,7 @@ impl<'a> Task<'a> {
         site: &'static str,
         sink: &mut dyn FnMut(&[u8]),
     ) -> Result<()> {
+        let _mmap = Section::enter(locks::MMAP_LOCK.at(self.mm));
         if self.memory.page(addr, sink).is_err() {
             return fail(Errno::EFAULT, site, "the source page is not mapped");
         }

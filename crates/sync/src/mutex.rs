@@ -64,23 +64,44 @@ impl<T> Mutex<T> {
         nest: Option<Name>,
         killed: impl Fn() -> bool,
     ) -> Result<MutexGuard<'_, T>, Interrupted> {
-        let op = hooked().then(|| self.op(Action::LockKillable, nest));
-        if let Some(op) = &op
-            && hook::before(op) == Verdict::Interrupted
-        {
-            hook::after(op, Outcome::Interrupted);
+        self.take_killable(self.op(Action::LockKillable, nest), killed)
+    }
+
+    /// `mutex_lock_killable_nested`: as [`lock_killable`](Mutex::lock_killable), where another mutex of
+    /// this class is held and `depth` tells the two apart (`SINGLE_DEPTH_NESTING` is 1).
+    #[track_caller]
+    pub fn lock_killable_at_depth(
+        &self,
+        depth: u8,
+        killed: impl Fn() -> bool,
+    ) -> Result<MutexGuard<'_, T>, Interrupted> {
+        let op = Op {
+            arg: u64::from(depth),
+            ..self.op(Action::LockKillable, None)
+        };
+        self.take_killable(op, killed)
+    }
+
+    fn take_killable(
+        &self,
+        op: Op,
+        killed: impl Fn() -> bool,
+    ) -> Result<MutexGuard<'_, T>, Interrupted> {
+        let hooked = hooked();
+        if hooked && hook::before(&op) == Verdict::Interrupted {
+            hook::after(&op, Outcome::Interrupted);
             return Err(Interrupted);
         }
         let taken = self.wait(killed);
-        if let Some(op) = &op {
-            let outcome = if taken.is_some() {
-                Outcome::Done
-            } else {
-                Outcome::Interrupted
+        if hooked {
+            let outcome = match &taken {
+                Some(_) => Outcome::Done,
+                None => Outcome::Interrupted,
             };
-            hook::after(op, outcome);
+            hook::after(&op, outcome);
         }
-        taken.map(|inner| self.guard(inner)).ok_or(Interrupted)
+        let inner = taken.ok_or(Interrupted)?;
+        Ok(self.guard_at(inner, op.site))
     }
 
     fn wait(&self, killed: impl Fn() -> bool) -> Option<parking_lot::MutexGuard<'_, T>> {
@@ -101,22 +122,19 @@ impl<T> Mutex<T> {
     /// `mutex_trylock`: takes the mutex if it is free.
     #[track_caller]
     pub fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
-        let op = hooked().then(|| self.op(Action::TryLock, None));
-        if let Some(op) = &op {
-            hook::before(op);
+        let (op, hooked) = (self.op(Action::TryLock, None), hooked());
+        if hooked {
+            hook::before(&op);
         }
         let inner = self.inner.try_lock();
-        if let Some(op) = &op {
-            hook::after(
-                op,
-                if inner.is_some() {
-                    Outcome::Done
-                } else {
-                    Outcome::Busy
-                },
-            );
+        if hooked {
+            let outcome = match &inner {
+                Some(_) => Outcome::Done,
+                None => Outcome::Busy,
+            };
+            hook::after(&op, outcome);
         }
-        inner.map(|inner| self.guard(inner))
+        inner.map(|inner| self.guard_at(inner, op.site))
     }
 
     /// Whether somebody holds the mutex now. For invariants and reports only.
@@ -137,10 +155,18 @@ impl<T> Mutex<T> {
 
     #[track_caller]
     fn guard<'a>(&'a self, inner: parking_lot::MutexGuard<'a, T>) -> MutexGuard<'a, T> {
+        self.guard_at(inner, Location::caller())
+    }
+
+    fn guard_at<'a>(
+        &'a self,
+        inner: parking_lot::MutexGuard<'a, T>,
+        site: &'static Location<'static>,
+    ) -> MutexGuard<'a, T> {
         MutexGuard {
             mutex: self,
             inner: Some(inner),
-            site: Location::caller(),
+            site,
         }
     }
 }

@@ -49,6 +49,7 @@ impl Gmem {
     /// # Errors
     /// EINVAL, EFBIG, EOPNOTSUPP, EINTR, ENOMEM.
     pub fn fallocate(&self, task: &Task, mode: i32, offset: u64, len: u64) -> Result<()> {
+        let _entered = self.kvm.host.enter();
         let end = i64::try_from(offset).ok().zip(i64::try_from(len).ok());
         let Some((start, length)) = end.filter(|(_, len)| *len > 0) else {
             return fail(
@@ -113,6 +114,7 @@ impl Gmem {
     /// `kvm_gmem_error_folio`: the page at `offset` had a memory error. It leaves the guest's page
     /// tables; who touches it next gets EHWPOISON.
     pub fn memory_failure(&self, task: &Task, offset: u64) {
+        let _entered = self.kvm.host.enter();
         let index = offset / PAGE_SIZE;
         self.folios.poison(index);
         let filemap = self.invalidate_lock.read();

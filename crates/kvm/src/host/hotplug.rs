@@ -13,6 +13,7 @@ impl Host {
     /// (`tdx_disable_virtualization_cpu`). What TDH.VP.FLUSH answers is not looked at. Says whether the
     /// CPU was online.
     pub fn offline_cpu(&self, cpu: u32) -> bool {
+        let _entered = self.enter();
         let mut online = self.cpus_lock.write();
         if !online.contains(&cpu) {
             return false;
@@ -32,6 +33,7 @@ impl Host {
 
     /// Brings a CPU of the machine online. Says whether it was offline.
     pub fn online_cpu(&self, cpu: u32) -> bool {
+        let _entered = self.enter();
         (cpu as usize) < self.cpus.len() && self.cpus_lock.write().insert(cpu)
     }
 

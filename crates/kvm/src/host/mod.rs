@@ -27,8 +27,10 @@ use seamlock_tdx_abi::regs::Regs;
 use seamlock_tdx_abi::{Hkid, Hpa, TdxStatus};
 use seamlock_tdx_module::{After, Memory, Module, Platform};
 
+use crate::arch::{self, Arch};
 use crate::discipline::{self, Discipline};
 use crate::guest::{Guest, Halting};
+use crate::lockdep::{self, Lockdep};
 use crate::locks;
 use crate::observer::{Counters, Observer, Seamcall};
 use crate::vm::{Kvm, Teardown};
@@ -47,6 +49,10 @@ pub struct Options {
     pub observer: Option<Arc<dyn Observer>>,
     /// Who runs guests.
     pub guest: Arc<dyn Guest>,
+    /// The architecture.
+    pub arch: &'static dyn Arch,
+    /// Who checks the order of the locks.
+    pub lockdep: Option<Arc<Lockdep>>,
 }
 
 impl Default for Options {
@@ -55,6 +61,8 @@ impl Default for Options {
             discipline: &discipline::V7_3,
             observer: None,
             guest: Arc::new(Halting),
+            arch: &arch::X86,
+            lockdep: Lockdep::of_build(),
         }
     }
 }
@@ -68,6 +76,8 @@ pub struct Host {
     discipline: &'static Discipline,
     observer: Option<Arc<dyn Observer>>,
     guest: Arc<dyn Guest>,
+    arch: &'static dyn Arch,
+    lockdep: Option<Arc<Lockdep>>,
     counters: Counters,
     pages: Pages,
     cpus: Vec<Cpu>,
@@ -105,12 +115,17 @@ impl Host {
         let first = platform.private_hkid_first;
         let hkids = (first + 1..first + platform.private_hkid_count).collect();
         let online = (0..platform.lps).collect();
+        if options.lockdep.is_some() {
+            Lockdep::listen();
+        }
         Ok(Arc::new(Host {
             sysinfo,
             global_keyid: boot::global_keyid(&module),
             discipline: options.discipline,
             observer: options.observer,
             guest: options.guest,
+            arch: options.arch,
+            lockdep: options.lockdep,
             counters: Counters::default(),
             pages: Pages::over(&layout.usable),
             cpus,
@@ -164,6 +179,25 @@ impl Host {
     /// Who runs guests.
     pub fn guest(&self) -> &dyn Guest {
         &*self.guest
+    }
+
+    /// The architecture.
+    pub fn arch(&self) -> &'static dyn Arch {
+        self.arch
+    }
+
+    /// Who checks the order of the locks.
+    pub fn lockdep(&self) -> Option<&Arc<Lockdep>> {
+        self.lockdep.as_ref()
+    }
+
+    /// This thread enters the kernel, until the value is dropped.
+    #[inline]
+    pub fn enter(&self) -> Entered<'_> {
+        Entered {
+            host: self,
+            inside: self.lockdep.as_ref().map(Lockdep::enter),
+        }
     }
 
     /// SEAMCALLs since boot, those of the bring-up not counted.
@@ -248,5 +282,27 @@ impl Host {
 
     pub(crate) fn free_page(&self, owner: Owner, page: Hpa) {
         self.pages.free(owner, page);
+    }
+}
+
+/// A thread that is in the machine's kernel.
+#[derive(Debug)]
+pub struct Entered<'a> {
+    host: &'a Host,
+    inside: Option<lockdep::Inside>,
+}
+
+impl Drop for Entered<'_> {
+    fn drop(&mut self) {
+        let Some(inside) = self.inside.take() else {
+            return;
+        };
+        drop(inside);
+        let (Some(lockdep), Some(observer)) = (&self.host.lockdep, &self.host.observer) else {
+            return;
+        };
+        for breach in lockdep.unreported() {
+            observer.lockdep(&breach);
+        }
     }
 }

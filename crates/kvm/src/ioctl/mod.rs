@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use seamlock_tdx_abi::kvm::{Errno, KVM_MEMORY_ENCRYPT_OP, KVMIO, TdxCmdId};
 
-use crate::arch::{Arch, Handled, X86};
+use crate::arch::Handled;
 use crate::error::{Result, fail};
 use crate::file::{File, Kind};
 use crate::host::Host;
@@ -50,6 +50,7 @@ pub fn ioctl_fd(task: &Task, fd: i32, request: u32, arg: u64) -> Result<i64> {
 /// # Errors
 /// The errno that the kernel would return, with the check that it comes from.
 pub fn ioctl(task: &Task, file: &Arc<File>, request: u32, arg: u64) -> Result<i64> {
+    let _entered = file.host().enter();
     let result = match file.kind() {
         Kind::System(host) => system_ioctl(task, host, request, arg),
         Kind::Vm(kvm) => vm_ioctl(task, kvm, request, arg),
@@ -126,7 +127,8 @@ fn vcpu_ioctl(task: &Task, vcpu: &VcpuRef, request: u32, arg: u64) -> Result<i64
         return fail(Errno::EINVAL, SITE, "the request is not of KVM's type");
     }
     wait_for_online(task, vcpu)?;
-    if let Handled::Yes(result) = X86.kvm_arch_vcpu_unlocked_ioctl(task, vcpu, request, arg) {
+    let arch = vcpu.kvm().host.arch();
+    if let Handled::Yes(result) = arch.kvm_arch_vcpu_unlocked_ioctl(task, vcpu, request, arg) {
         return result;
     }
     let Ok(_mutex) = vcpu.mutex.lock_killable(None, || task.killed()) else {

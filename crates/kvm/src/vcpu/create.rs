@@ -195,8 +195,7 @@ fn destroy_unborn(kvm: &Kvm, vcpu: &Vcpu) {
 
 /// `kvm_arch_vcpu_postcreate`; skipped when a fatal signal ends the wait.
 fn postcreate(task: &Task, vcpu: &VcpuRef) {
-    let nest = Some(vcpu.kvm().lock.name());
-    if let Ok(_mutex) = vcpu.mutex.lock_killable(nest, || task.killed()) {
+    if let Ok(_mutex) = vcpu.mutex.lock_killable(None, || task.killed()) {
         drop(vcpu.load(task));
     }
 }

@@ -4,10 +4,12 @@
 //! `vcpu->cpu` and the per-CPU lists change with interrupts off on the CPU that has the vCPU: on the
 //! old one in an IPI, on the new one in `tdx_vcpu_load`.
 
+use seamlock_sync::Section;
 use seamlock_tdx_abi::{Leaf, TdxStatus};
 
 use super::{Mode, Vcpu, VcpuRef, VcpuTdState};
 use crate::host::Listed;
+use crate::locks;
 use crate::task::Task;
 use crate::tdx::seamcall::{On, tdh_vp_flush};
 use crate::vm::Kvm;
@@ -46,6 +48,7 @@ impl VcpuRef {
 
 /// `kvm_arch_vcpu_load` on the task's CPU, with preemption off.
 fn arch_load(task: &Task, kvm: &Kvm, vcpu: &Vcpu) {
+    let _preempt = Section::enter(locks::PREEMPT_OFF.only());
     let cpu = i64::from(task.cpu());
     if vcpu.cpu.load() == cpu {
         return;

@@ -4,8 +4,9 @@
 //! Two reader counts; a grace period turns new readers to the other count and waits for the old one
 //! to drain.
 
-use seamlock_sync::{Name, Section, Shared, WaitQueue};
+use seamlock_sync::{Action, Name, Section, Shared, WaitQueue, announce};
 
+use crate::lockdep::GRACE_PERIOD;
 use crate::locks::{self, cells};
 
 /// A sleepable RCU domain.
@@ -54,6 +55,7 @@ impl Srcu {
     /// because a reader may have read the phase and not yet counted itself.
     #[track_caller]
     pub fn synchronize(&self) {
+        announce(Action::Point, self.name, GRACE_PERIOD);
         for _ in 0..2 {
             let old = (self.phase.fetch_add(1) & 1) as usize;
             // Not killable, so it ends only when the readers are gone.

@@ -19,6 +19,7 @@ pub struct Vmm {
     pub process: Process,
     pub control: Control,
     pub kvm: i32,
+    pub breaches_expected: bool,
 }
 
 /// A TD as far as it was built.
@@ -44,6 +45,24 @@ pub fn boot_with(options: Options) -> Vmm {
 
 pub type Reply = Result<i64, Errno>;
 
+/// No test of the default discipline breaks a rule of lockdep, unless that is what it is about.
+impl Drop for Vmm {
+    fn drop(&mut self) {
+        let lockdep = self
+            .host
+            .lockdep()
+            .filter(|_| self.host.discipline().name == "v7.3");
+        if std::thread::panicking() || self.breaches_expected {
+            return;
+        }
+        let breaches = lockdep
+            .map(|lockdep| lockdep.breaches())
+            .unwrap_or_default();
+        let text: String = breaches.iter().map(ToString::to_string).collect();
+        assert!(breaches.is_empty(), "{text}");
+    }
+}
+
 impl Vmm {
     pub fn on(host: Arc<Host>, process: Process) -> Vmm {
         use seamlock_kvm::task::Files;
@@ -55,6 +74,7 @@ impl Vmm {
             process,
             control: Control::on(0),
             kvm,
+            breaches_expected: false,
         }
     }
 

@@ -1,0 +1,204 @@
+//! What each call is declared to take, in order: the table that observed runs are compared with.
+//!
+//! Where disciplines differ the row says which of the discipline's lists stands there, so that the
+//! table holds for all of them.
+
+use std::fmt;
+
+use seamlock_sync::Class;
+use seamlock_tdx_abi::kvm::TdxCmdId;
+
+use super::*;
+use crate::discipline::{Commands, Discipline, Step, Unlocked};
+use crate::lockdep::{Acquisition, Mode};
+
+/// A class and how it is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Take {
+    /// The class.
+    pub class: &'static Class,
+    /// How.
+    pub mode: Mode,
+    /// At which depth.
+    pub subclass: u8,
+}
+
+impl Take {
+    const fn new(class: &'static Class, mode: Mode) -> Take {
+        Take {
+            class,
+            mode,
+            subclass: 0,
+        }
+    }
+
+    /// What an acquisition takes.
+    pub fn of(acquisition: &Acquisition) -> Take {
+        let Acquisition {
+            class,
+            mode,
+            subclass,
+            ..
+        } = *acquisition;
+        Take {
+            class: class.class,
+            mode,
+            subclass,
+        }
+    }
+}
+
+impl fmt::Display for Take {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = class_of(self.class).map_or(Kind::Mutex, |known| known.kind);
+        f.write_str(self.class.name())?;
+        if self.subclass != 0 {
+            write!(f, "/{}", self.subclass)?;
+        }
+        f.write_str(self.mode.suffix(kind))
+    }
+}
+
+/// Part of a row.
+#[derive(Clone, Copy, Debug)]
+pub enum Part {
+    /// These, always.
+    Takes(&'static [Take]),
+    /// A list of the discipline's.
+    Steps(fn(&Commands) -> &'static [Step]),
+    /// How a vCPU command of KVM_MEMORY_ENCRYPT_OP starts: unlocked, under `vcpu->mutex`, or both.
+    VcpuCommand(TdxCmdId),
+    /// The guard, unless CAPABILITIES is answered before.
+    CapabilitiesGuard,
+    /// `mmu_lock` around TDH.VP.INIT, where it is taken.
+    VpInit,
+}
+
+/// One row: a call, and what it takes.
+#[derive(Clone, Copy, Debug)]
+pub struct Path {
+    /// The call, by the kernel's name, with the command in brackets.
+    pub call: &'static str,
+    /// What it takes, in order.
+    pub parts: &'static [Part],
+    /// Where.
+    pub source: &'static str,
+}
+
+const fn lock(class: &'static Class) -> Take {
+    Take::new(class, Mode::Exclusive)
+}
+
+const fn read(class: &'static Class) -> Take {
+    Take::new(class, Mode::Shared)
+}
+
+const fn inside(class: &'static Class) -> Take {
+    Take::new(class, Mode::Inside)
+}
+
+const GRACE: Take = Take::new(&SRCU, Mode::Wait);
+/// `vcpu_load` of a vCPU that was on another CPU.
+const LOAD: Part = Part::Takes(&[inside(&PREEMPT_OFF), lock(&IRQS_OFF)]);
+const VCPU: Part = Part::Takes(&[lock(&VCPU_MUTEX)]);
+const VM: Part = Part::Takes(&[lock(&VM_LOCK)]);
+
+macro_rules! paths {
+    ($($call:literal => $source:literal, [$($part:expr),*];)*) => {
+        /// Every call that takes a lock of KVM's.
+        pub static PATHS: &[Path] = &[
+            $(Path { call: $call, source: $source, parts: &[$($part),*] },)*
+        ];
+    };
+}
+
+paths! {
+    "KVM_CREATE_VM" => "kvm_main.c kvm_create_vm", [
+        Part::Takes(&[lock(&KVM_USAGE_LOCK), read(&CPUS_LOCK), lock(&KVM_LOCK)])];
+    "KVM_ENABLE_CAP(KVM_CAP_SPLIT_IRQCHIP)" => "x86.c kvm_vm_ioctl_enable_cap", [VM];
+    "KVM_TDX_CAPABILITIES" => "tdx.c tdx_vm_ioctl", [Part::CapabilitiesGuard];
+    "KVM_TDX_INIT_VM" => "tdx.c tdx_vm_ioctl, __tdx_td_init", [
+        Part::Steps(|c| c.vm), Part::Steps(|c| c.init_vm),
+        Part::Takes(&[lock(&HKID_POOL), read(&CPUS_LOCK), lock(&TDX_LOCK)])];
+    "KVM_CREATE_VCPU" => "kvm_main.c kvm_vm_ioctl_create_vcpu", [
+        VM, LOAD, VCPU];
+    "KVM_SET_CPUID2" => "kvm_main.c kvm_vcpu_ioctl", [VCPU, LOAD];
+    "KVM_TDX_INIT_VCPU" => "tdx.c tdx_vcpu_init", [
+        Part::VcpuCommand(TdxCmdId::KVM_TDX_INIT_VCPU), LOAD, Part::Steps(|c| c.init_vcpu),
+        Part::Takes(&[lock(&APIC_MAP_LOCK)]), Part::VpInit];
+    "KVM_TDX_GET_CPUID" => "tdx.c tdx_vcpu_get_cpuid", [
+        Part::VcpuCommand(TdxCmdId::KVM_TDX_GET_CPUID), LOAD, Part::Steps(|c| c.get_cpuid)];
+    "KVM_TDX_INIT_MEM_REGION" => "tdx.c tdx_vcpu_init_mem_region", [
+        Part::VcpuCommand(TdxCmdId::KVM_TDX_INIT_MEM_REGION), LOAD,
+        Part::Steps(|c| c.init_mem_region),
+        Part::Takes(&[inside(&MMAP_LOCK), lock(&FILEMAP_LOCK), read(&MMU_LOCK)])];
+    "KVM_TDX_FINALIZE_VM" => "tdx.c tdx_td_finalize", [
+        Part::Steps(|c| c.vm), Part::Steps(|c| c.finalize_vm)];
+    "KVM_RUN" => "x86.c kvm_arch_vcpu_ioctl_run", [VCPU, LOAD, Part::Takes(&[inside(&SRCU)])];
+    "KVM_PRE_FAULT_MEMORY" => "kvm_main.c kvm_vcpu_pre_fault_memory", [
+        VCPU, LOAD, Part::Takes(&[inside(&SRCU), read(&MMU_LOCK)])];
+    "KVM_SET_USER_MEMORY_REGION2(create)" => "kvm_main.c kvm_set_memory_region", [
+        Part::Takes(&[lock(&SLOTS_LOCK), lock(&SLOTS_ARCH_LOCK), lock(&FILEMAP_LOCK), GRACE])];
+    "KVM_SET_USER_MEMORY_REGION2(delete)" => "kvm_main.c kvm_set_memory_region", [
+        Part::Takes(&[lock(&SLOTS_LOCK), lock(&SLOTS_ARCH_LOCK), GRACE, lock(&MMU_LOCK),
+            lock(&FILEMAP_LOCK)])];
+    "KVM_SET_MEMORY_ATTRIBUTES" => "kvm_main.c kvm_vm_set_mem_attributes", [
+        Part::Takes(&[lock(&SLOTS_LOCK), lock(&MMU_LOCK)])];
+    "fallocate" => "guest_memfd.c kvm_gmem_allocate", [Part::Takes(&[read(&FILEMAP_LOCK)])];
+    "fallocate(PUNCH_HOLE)" => "guest_memfd.c kvm_gmem_punch_hole", [
+        Part::Takes(&[lock(&FILEMAP_LOCK), lock(&MMU_LOCK)])];
+    "memory failure" => "guest_memfd.c kvm_gmem_error_folio", [
+        Part::Takes(&[read(&FILEMAP_LOCK), lock(&MMU_LOCK)])];
+    "close(guest_memfd)" => "guest_memfd.c kvm_gmem_release", [
+        Part::Takes(&[lock(&SLOTS_LOCK), lock(&FILEMAP_LOCK), lock(&MMU_LOCK)])];
+    "close(VM)" => "kvm_main.c kvm_destroy_vm", [
+        Part::Takes(&[lock(&KVM_LOCK), read(&CPUS_LOCK), lock(&IRQS_OFF), lock(&TDX_LOCK),
+            lock(&HKID_POOL), lock(&MMU_LOCK), lock(&KVM_USAGE_LOCK)])];
+}
+
+/// What a call is declared to take under a discipline, each class once per way of taking it.
+pub fn declared(path: &Path, discipline: &Discipline) -> Vec<Take> {
+    let mut takes: Vec<Take> = Vec::new();
+    let mut add = |more: &[Take]| {
+        for take in more {
+            if !takes.contains(take) {
+                takes.push(*take);
+            }
+        }
+    };
+    for part in path.parts {
+        add(&expand(part, discipline));
+    }
+    takes
+}
+
+fn expand(part: &Part, discipline: &Discipline) -> Vec<Take> {
+    let commands = &discipline.commands;
+    match part {
+        Part::Takes(takes) => takes.to_vec(),
+        Part::Steps(list) => steps(list(commands)),
+        Part::VcpuCommand(id) => vcpu_command(*id, commands),
+        Part::CapabilitiesGuard if commands.capabilities_first => Vec::new(),
+        Part::CapabilitiesGuard => steps(commands.vm),
+        Part::VpInit if discipline.vp_init_under_mmu_lock => vec![lock(&MMU_LOCK)],
+        Part::VpInit => Vec::new(),
+    }
+}
+
+fn steps(steps: &[Step]) -> Vec<Take> {
+    let take = |step: &Step| match step {
+        Step::KvmLock => Some(lock(&VM_LOCK)),
+        Step::AllVcpuMutexes => Some(lock(&VCPU_MUTEX)),
+        Step::SlotsLock => Some(lock(&SLOTS_LOCK)),
+        Step::RefuseCreationInFlight => None,
+    };
+    steps.iter().filter_map(take).collect()
+}
+
+fn vcpu_command(id: TdxCmdId, commands: &Commands) -> Vec<Take> {
+    match commands.unlocked {
+        Unlocked::Only(ids) if ids.contains(&id) => steps(commands.vcpu_unlocked),
+        Unlocked::AfterLocks(_) => steps(commands.vcpu_unlocked),
+        Unlocked::Only(_) | Unlocked::Nothing => vec![lock(&VCPU_MUTEX)],
+    }
+}
