@@ -5,23 +5,30 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Instant;
 
-use seamlock_kvm::task::{Files, RunPage};
+use seamlock_kvm::file::Kind;
+use seamlock_kvm::task::{Files, RunPage, UserMemory};
 use seamlock_kvm::{Control, Error, File, Host, Options, Task};
-use seamlock_tdx_abi::kvm::Errno;
+use seamlock_tdx_abi::kvm::{
+    Errno, KVM_CREATE_VCPU, KVM_CREATE_VM, KVM_MEMORY_ENCRYPT_OP, KVM_PRE_FAULT_MEMORY, KVM_RUN,
+    KVM_SET_MEMORY_ATTRIBUTES, KVM_SET_USER_MEMORY_REGION, KVM_SET_USER_MEMORY_REGION2,
+};
 use seamlock_tdx_module::Platform;
 use seamlock_wear::{Event, Settings};
 
 use crate::descriptor;
 use crate::log::record;
 use crate::memory::Own;
+use crate::native::Seen;
 use crate::process::process;
 use crate::run_page::RunMapping;
-use crate::signals::close;
+use crate::signals::{Held, close};
+use crate::watch::{Command, Observing, Watch};
 
 /// A booted machine.
 #[derive(Debug)]
 pub struct Machine {
     host: Arc<Host>,
+    watch: Arc<Watch>,
     opened: Instant,
 }
 
@@ -35,7 +42,12 @@ impl Machine {
     pub fn boot(settings: &Settings) -> Result<Machine, String> {
         let opened = Instant::now();
         let platform = Platform::sapphire_rapids(settings.memory, settings.lps);
-        let host = Host::boot_with(platform, Options::default())
+        let watch = Arc::new(Watch::new(settings.verbose));
+        let options = Options {
+            observer: Some(Arc::new(Observing(watch.clone()))),
+            ..Options::default()
+        };
+        let host = Host::boot_with(platform, options)
             .map_err(|error| format!("the machine does not boot: {error}"))?;
         let program = std::env::args().next().unwrap_or_default();
         record(&Event::Boot {
@@ -43,7 +55,12 @@ impl Machine {
             program,
             took_us: opened.elapsed().as_micros() as u64,
         });
-        Ok(Machine { host, opened })
+        at_exit();
+        Ok(Machine {
+            host,
+            watch,
+            opened,
+        })
     }
 
     /// A new file of `/dev/kvm`.
@@ -51,15 +68,66 @@ impl Machine {
         File::open_kvm(&self.host)
     }
 
-    /// The machine's kernel.
-    pub fn host(&self) -> &Arc<Host> {
-        &self.host
+    /// An ioctl on a file of ours.
+    ///
+    /// # Errors
+    /// KVM's refusal.
+    pub fn ioctl(&self, file: &Arc<File>, request: u32, arg: u64) -> Result<i64, Error> {
+        let command = Command::before(request, arg);
+        let held = is_long(request).then(|| Held::back(None));
+        if let (Kind::Vcpu(vcpu), KVM_RUN) = (file.kind(), request) {
+            let since = self.opened.elapsed().as_micros() as u64;
+            self.watch
+                .runs(&self.host, vcpu.kvm().number, vcpu.id(), since);
+        }
+        let memory = match command.as_ref().and_then(Command::init_vm) {
+            Some(init) => Seen::by_init_vm(init, &self.host),
+            None => Seen::default(),
+        };
+        let result = call_with(&self.host, &memory, held.as_ref(), |task| {
+            seamlock_kvm::ioctl(task, file, request, arg)
+        });
+        if let Some(command) = command {
+            command.after(file.kind(), result.is_ok());
+        }
+        self.watch.done(file, request, arg, &result);
+        result
     }
 
-    /// Microseconds since `/dev/kvm` was first opened.
-    pub fn since_open_us(&self) -> u64 {
-        self.opened.elapsed().as_micros() as u64
+    /// Records the counts so far.
+    pub fn tell_counts(&self) {
+        self.watch.tell_counts(&self.host);
     }
+}
+
+/// Whether an ioctl may take long or sleep: then signals wait until it returns, as they do for the
+/// kernel. For the others that would cost more than they do.
+fn is_long(request: u32) -> bool {
+    matches!(
+        request,
+        KVM_RUN
+            | KVM_MEMORY_ENCRYPT_OP
+            | KVM_PRE_FAULT_MEMORY
+            | KVM_CREATE_VM
+            | KVM_CREATE_VCPU
+            | KVM_SET_USER_MEMORY_REGION
+            | KVM_SET_USER_MEMORY_REGION2
+            | KVM_SET_MEMORY_ATTRIBUTES
+    )
+}
+
+/// Has the counts recorded when the process ends by `exit`.
+fn at_exit() {
+    extern "C" fn tell() {
+        crate::boundary::guarded("exit", || {
+            if let Some(machine) = process().booted() {
+                machine.tell_counts();
+            }
+            Ok(0)
+        });
+    }
+    // SAFETY: a function that lives as long as the library, which is never unloaded.
+    unsafe { libc::atexit(tell) };
 }
 
 /// The number of this process's address space, as KVM compares them: one process, one number.
@@ -86,12 +154,25 @@ fn cpu(host: &Host) -> u32 {
     .unwrap_or(0)
 }
 
-/// Calls KVM on behalf of the calling thread.
+/// Calls KVM on behalf of the calling thread, whose signals are held back meanwhile.
 pub fn call<R>(host: &Host, body: impl FnOnce(&Task) -> R) -> R {
+    let held = Held::back(None);
+    call_with(host, &Own, Some(&held), body)
+}
+
+fn call_with<R>(
+    host: &Host,
+    memory: &dyn UserMemory,
+    held: Option<&Held>,
+    body: impl FnOnce(&Task) -> R,
+) -> R {
     let control = Control::on(cpu(host));
     let descriptors = Descriptors::default();
-    let task = Task::new(&control, mm(), &Own, &descriptors);
-    body(&task)
+    let task = Task::new(&control, mm(), memory, &descriptors);
+    match held {
+        Some(held) => body(&task.with_signals(held)),
+        None => body(&task),
+    }
 }
 
 /// The descriptors of this process, for the length of one call.
@@ -148,14 +229,4 @@ impl RunPage for Nowhere {
         out.fill(0);
     }
     fn write(&self, _: usize, _: &[u8]) {}
-}
-
-/// An ioctl on a file of ours.
-///
-/// # Errors
-/// KVM's refusal.
-pub fn ioctl(file: &Arc<File>, request: u32, arg: u64) -> Result<i64, Error> {
-    call(file.host(), |task| {
-        seamlock_kvm::ioctl(task, file, request, arg)
-    })
 }

@@ -81,6 +81,11 @@ impl Process {
         self.machine.get_or_init(boot).as_ref()
     }
 
+    /// The machine, if it was booted.
+    pub fn booted(&self) -> Option<&Machine> {
+        self.machine.get()?.as_ref()
+    }
+
     /// The file of a descriptor. An inherited `/dev/kvm` becomes one of this process's own.
     pub fn file(&self, fd: i32) -> Option<Arc<File>> {
         if let Some(file) = self.table.file(fd) {

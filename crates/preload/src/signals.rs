@@ -2,13 +2,14 @@
 //!
 //! The kernel runs no handler while a thread is inside an ioctl; the signal is pending until the ioctl
 //! returns, and a sleeping KVM_RUN returns -EINTR for it. [`Held`] does the same: it blocks every signal
-//! from the first look at `immediate_exit` to the return, so that none is lost in between, and sleeps on
-//! a signalfd, which tells of a signal without taking it. The handler runs when the mask is restored.
+//! from the first look at `immediate_exit` to the return, so that none is lost in between, and asks which
+//! are pending, without taking them. Handlers run when the mask is restored.
 
 use std::ffi::{c_int, c_void};
 use std::mem::MaybeUninit;
 
 use libc::{sigset_t, timespec};
+use seamlock_kvm::task::Signals;
 
 /// Highest signal number of Linux.
 const LAST_SIGNAL: c_int = 64;
@@ -20,15 +21,6 @@ pub struct Held {
     before: sigset_t,
     /// Signals that end a sleep.
     wanted: sigset_t,
-}
-
-/// Why a sleep ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Woken {
-    /// A signal is pending.
-    Signal,
-    /// The event came, or the time is up.
-    Event,
 }
 
 impl Held {
@@ -48,9 +40,11 @@ impl Held {
         }
         Held { before, wanted }
     }
+}
 
-    /// `signal_pending(current)`: whether a signal waits that would be handled, or would end us.
-    pub fn pending(&self) -> bool {
+impl Signals for Held {
+    /// Whether a signal waits that would be handled, or would end us.
+    fn pending(&self) -> bool {
         let mut pending = empty_set();
         // SAFETY: a live set.
         if unsafe { libc::sigpending(&mut pending) } != 0 {
@@ -62,51 +56,13 @@ impl Held {
                 // While it is blocked, even an ignored signal is kept; the kernel would have
                 // dropped it.
                 if ignored(signal) {
-                    drop_pending(signal)
+                    drop_pending(signal);
                 } else {
-                    found = true
+                    found = true;
                 }
             }
         }
         found
-    }
-
-    /// Sleeps until a signal is pending, `event` is readable, or `limit_ns` are over.
-    pub fn sleep(&self, event: Option<c_int>, limit_ns: Option<u64>) -> Woken {
-        if self.pending() {
-            return Woken::Signal;
-        }
-        // SAFETY: the set is live and as long as the kernel's; no other pointer is given.
-        let signals = unsafe {
-            libc::syscall(
-                libc::SYS_signalfd4,
-                -1,
-                &raw const self.wanted,
-                KERNEL_SET_BYTES,
-                libc::SFD_CLOEXEC,
-            )
-        } as c_int;
-        let entry = |fd| libc::pollfd {
-            fd,
-            events: libc::POLLIN,
-            revents: 0,
-        };
-        // A descriptor of -1 is skipped. Without a signalfd (EMFILE) the sleep is kept short.
-        let mut fds = [entry(signals), entry(event.unwrap_or(-1))];
-        let limit = if signals < 0 {
-            Some(limit_ns.unwrap_or(u64::MAX).min(1_000_000))
-        } else {
-            limit_ns
-        };
-        poll(&mut fds, limit);
-        if signals >= 0 {
-            close(signals);
-        }
-        if self.pending() {
-            Woken::Signal
-        } else {
-            Woken::Event
-        }
     }
 }
 
@@ -114,26 +70,6 @@ impl Drop for Held {
     fn drop(&mut self) {
         // SAFETY: restores the mask that `back` read. Pending handlers run now.
         unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &self.before, std::ptr::null_mut()) };
-    }
-}
-
-/// Polls as `ppoll(2)`, and is no cancellation point: a cancelled thread must not unwind through us.
-fn poll(fds: &mut [libc::pollfd], limit_ns: Option<u64>) {
-    let time = limit_ns.map(|ns| timespec {
-        tv_sec: (ns / 1_000_000_000) as i64,
-        tv_nsec: (ns % 1_000_000_000) as i64,
-    });
-    let time = time.as_ref().map_or(std::ptr::null(), |t| &raw const *t);
-    // SAFETY: the array and the time are live; no mask is given.
-    unsafe {
-        libc::syscall(
-            libc::SYS_ppoll,
-            fds.as_mut_ptr(),
-            fds.len(),
-            time,
-            std::ptr::null::<c_void>(),
-            KERNEL_SET_BYTES,
-        );
     }
 }
 

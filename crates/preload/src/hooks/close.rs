@@ -9,7 +9,6 @@ use super::hooks;
 use crate::boundary::guarded;
 use crate::machine::call;
 use crate::process::process;
-use crate::signals::Held;
 use crate::{fork, real, table};
 
 /// Takes the file of a descriptor that is about to be closed or replaced. Before the number is free: once
@@ -26,7 +25,6 @@ pub(super) fn take(fd: c_int) -> Option<Arc<File>> {
 /// Gives a descriptor's reference back; the last one ends a VM.
 pub(super) fn put(file: &Arc<File>) {
     guarded("close", || {
-        let _held = Held::back(None);
         call(file.host(), |task| file.put(task));
         Ok(0)
     });

@@ -5,7 +5,7 @@ use std::ffi::{c_int, c_ulong};
 use super::hooks;
 use crate::boundary::guarded;
 use crate::process::process;
-use crate::{machine, real, table};
+use crate::{real, table};
 
 hooks! {
     /// `ioctl(2)`. What the VFS does for any file goes to the memfd below.
@@ -17,7 +17,8 @@ hooks! {
         guarded("ioctl", || {
             // A file that this process has no part in belongs to another address space.
             let file = process().file(fd).ok_or(libc::EIO)?;
-            machine::ioctl(&file, request as u32, arg).map_err(|error| error.errno.0)
+            let machine = process().machine().ok_or(libc::EIO)?;
+            machine.ioctl(&file, request as u32, arg).map_err(|error| error.errno.0)
         }) as c_int
     }
 }

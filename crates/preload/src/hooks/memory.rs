@@ -10,7 +10,6 @@ use super::hooks;
 use crate::boundary::guarded;
 use crate::machine::call;
 use crate::process::process;
-use crate::signals::Held;
 use crate::table::Sort;
 use crate::{errno, real, table};
 
@@ -117,7 +116,6 @@ hooks! {
         guarded("fallocate", || {
             let inherited = if table::sort(fd) == Some(Sort::Gmem) { libc::EIO } else { libc::ENODEV };
             let file = process().file(fd).ok_or(inherited)?;
-            let _held = Held::back(None);
             call(file.host(), |task| {
                 seamlock_kvm::fallocate(task, fd, mode, offset as u64, len as u64)
             })

@@ -1,0 +1,177 @@
+//! What happened, for the record: each call counted, each refusal explained, each TD described.
+//!
+//! # Locking
+//! Counts and what was said already are behind a [`Private`] each.
+
+mod td;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use seamlock_kvm::bug::Bug;
+use seamlock_kvm::file::Kind;
+use seamlock_kvm::observer::{IoctlCall, Observer};
+use seamlock_kvm::{Error, File, Host, Teardown};
+use seamlock_sync::Private;
+use seamlock_tdx_abi::kvm::{Errno, KVM_CREATE_VCPU, KVM_CREATE_VM, KVM_RUN, exit_name};
+use seamlock_wear::{Count, Event, Refusal};
+
+use crate::log::{record, say};
+
+pub use td::Command;
+
+#[derive(Debug, Default)]
+struct Counts {
+    ioctls: BTreeMap<String, (u64, u64)>,
+    exits: BTreeMap<u32, u64>,
+    /// vCPUs that ran: VM and id.
+    ran: BTreeSet<(u64, u32)>,
+}
+
+/// The watcher of one machine.
+#[derive(Debug, Default)]
+pub struct Watch {
+    verbose: bool,
+    counts: Private<Counts>,
+}
+
+impl Watch {
+    /// A watcher that also says on stderr what fails, if it is verbose.
+    pub fn new(verbose: bool) -> Watch {
+        Watch {
+            verbose,
+            ..Watch::default()
+        }
+    }
+
+    /// Records a refusal.
+    pub fn refused(&self, call: &str, error: &Error) {
+        if self.verbose {
+            say(&format!("{call}: {error}"));
+        }
+        record(&Event::Refused(Refusal {
+            call: call.to_owned(),
+            errno: error.errno.to_string(),
+            site: error.site.to_owned(),
+            reason: error.reason.to_string(),
+        }));
+    }
+
+    /// An ioctl is over.
+    pub fn done(&self, file: &File, request: u32, arg: u64, result: &Result<i64, Error>) {
+        match (file.kind(), request, result) {
+            (Kind::System(_), KVM_CREATE_VM, Ok(_)) => self.vm_created(file.host(), arg),
+            (Kind::Vm(kvm), KVM_CREATE_VCPU, Ok(_)) => {
+                record(&Event::Vcpu {
+                    vm: kvm.number,
+                    id: arg as u32,
+                });
+            }
+            (Kind::Vcpu(vcpu), KVM_RUN, Ok(_)) => {
+                let mut reason = [0; 4];
+                vcpu.run_page().read(8, &mut reason);
+                let reason = u32::from_le_bytes(reason);
+                self.counts
+                    .with(|counts| *counts.exits.entry(reason).or_default() += 1);
+            }
+            _ => {}
+        }
+    }
+
+    /// The newest VM of the machine was created.
+    fn vm_created(&self, host: &Host, vm_type: u64) {
+        if let Some(kvm) = host.live_vms().last() {
+            record(&Event::Vm {
+                vm: kvm.number,
+                vm_type,
+            });
+        }
+    }
+
+    /// A vCPU is about to run; noted once.
+    pub fn runs(&self, host: &Host, vm: u64, vcpu: u32, since_open_us: u64) {
+        if self.counts.with(|counts| counts.ran.insert((vm, vcpu))) {
+            record(&Event::Run {
+                vm,
+                vcpu,
+                since_open_us,
+            });
+            self.tell_counts(host);
+        }
+    }
+
+    /// Records the counts so far.
+    pub fn tell_counts(&self, host: &Host) {
+        let count = |name: String, made, failed| Count { name, made, failed };
+        let (ioctls, exits) = self.counts.with(|counts| {
+            let ioctls = counts.ioctls.iter();
+            let exits = counts.exits.iter();
+            (
+                ioctls
+                    .map(|(name, (made, failed))| count(name.clone(), *made, *failed))
+                    .collect(),
+                exits
+                    .map(|(reason, made)| count(exit_text(*reason), *made, 0))
+                    .collect(),
+            )
+        });
+        let leaves = host.counters().by_leaf();
+        let seamcalls = leaves
+            .iter()
+            .map(|(leaf, made, failed)| count(leaf.to_string(), *made, *failed));
+        record(&Event::Counts {
+            ioctls,
+            seamcalls: seamcalls.collect(),
+            exits,
+        });
+    }
+}
+
+fn exit_text(reason: u32) -> String {
+    exit_name(reason).map_or_else(|| format!("exit {reason}"), str::to_owned)
+}
+
+/// Whether an errno is how KVM tells the size of a list, which every VMM asks for.
+fn is_probing(errno: Errno) -> bool {
+    errno == Errno::E2BIG
+}
+
+/// The observer that a machine is booted with.
+#[derive(Debug)]
+pub struct Observing(pub Arc<Watch>);
+
+impl Observer for Observing {
+    fn ioctl(&self, call: &IoctlCall) {
+        self.0.counts.with(|counts| {
+            let count = counts.ioctls.entry(call.name.to_owned()).or_default();
+            count.0 += 1;
+            count.1 += u64::from(call.result.is_err());
+        });
+        if let Err(error) = call.result
+            && !is_probing(error.errno)
+        {
+            self.0.refused(call.name, error);
+        }
+    }
+
+    fn bug(&self, bug: &Bug) {
+        say(&format!("bug: {bug}"));
+        record(&Event::Bug {
+            text: bug.to_string(),
+        });
+    }
+
+    fn teardown(&self, teardown: &Teardown) {
+        let mut left = Vec::new();
+        if teardown.pages_leaked != 0 {
+            left.push(format!("{} pages", teardown.pages_leaked));
+        }
+        if !teardown.hkid_returned {
+            left.push("its HKID".to_owned());
+        }
+        record(&Event::Ended {
+            vm: teardown.vm,
+            left: left.join(", "),
+        });
+    }
+}
