@@ -81,10 +81,10 @@ pub(crate) fn waiting(engine: &Engine) -> Vec<Waiting> {
         let pending = thread.pending.as_ref()?;
         Some(Waiting {
             thread: slot,
-            action: pending.op.action,
-            name: pending.op.name,
+            action: pending.action,
+            name: engine.name_of(pending),
             blocked: !engine.ready(slot),
-            holders: engine.holders(&pending.op.name),
+            holders: engine.holders(&engine.name_of(pending)),
         })
     };
     engine.threads.iter().enumerate().filter_map(one).collect()

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use fastrand::Rng;
 
 use crate::access::Accesses;
-use crate::clock::mix;
+use crate::clock::{MAX_THREADS, mix};
 use crate::engine::{End, Engine, Thread};
 use crate::log::Event;
 use crate::strategy::{Moment, Pick};
@@ -55,6 +55,8 @@ pub(crate) struct Dpor {
     traces: BTreeSet<u64>,
     /// The races of the last execution: the numbers of their events, by the second.
     pub(crate) races: Vec<(u32, u32)>,
+    /// The numbers of each thread's events in the last execution.
+    pub(crate) own: [Vec<u32>; MAX_THREADS],
     pub(crate) scratch: Scratch,
     /// Races whose reversal was new.
     pub(crate) reversed: u64,
@@ -83,6 +85,7 @@ impl Dpor {
             sums: Vec::new(),
             traces: BTreeSet::new(),
             races: Vec::new(),
+            own: Default::default(),
             scratch: Scratch::default(),
             reversed: 0,
         }

@@ -1,5 +1,7 @@
 //! One execution: who has announced what, who may go on, and what was done.
 
+use std::panic::Location;
+
 use seamlock_sync::{Action, Name, Op, Outcome, Verdict};
 
 use crate::access::{Access, Accesses, Class, NOTHING};
@@ -14,10 +16,11 @@ use crate::verdict::CheckError;
 /// An operation that was announced and not done yet.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Pending {
-    pub(crate) op: Op,
+    pub(crate) action: Action,
     pub(crate) accesses: Accesses,
     /// The turn that a waiter has seen, else the operation's argument.
     pub(crate) arg: u64,
+    pub(crate) site: &'static Location<'static>,
 }
 
 /// One thread of the scenario.
@@ -67,9 +70,9 @@ pub(crate) struct Engine {
     pub(crate) error: Option<CheckError>,
     /// Threads that have not ended.
     pub(crate) live: u16,
-    // Threads whose pending operation may have to wait. Wider than `live`, so that the two are not
-    // loaded in one right after this one was stored.
-    gated: u64,
+    // Threads whose pending operation can be done now. Wider than `live`, so that the two are not loaded
+    // in one right after this one was stored.
+    open: u64,
     pub(crate) running: u8,
     verdict: Verdict,
     max_steps: usize,
@@ -88,7 +91,7 @@ impl Engine {
             end: None,
             error: None,
             live: 0,
-            gated: 0,
+            open: 0,
             running: SETUP,
             verdict: Verdict::Go,
             // A thread's events are counted in 16 bits.
@@ -104,7 +107,7 @@ impl Engine {
         self.objects.restart();
         self.end = None;
         self.live = 0;
-        self.gated = 0;
+        self.open = 0;
         self.running = SETUP;
     }
 
@@ -158,23 +161,37 @@ impl Engine {
             Action::AwaitRelease => thread.refused_at(object),
             _ => op.arg,
         };
+        let accesses = Accesses { first, signal };
         thread.pending = Some(Pending {
-            op: *op,
-            accesses: Accesses { first, signal },
+            action: op.action,
+            accesses,
             arg,
+            site: op.site,
         });
-        let bit = 1 << slot;
         if may_wait {
-            self.gated |= bit
+            for access in accesses.list() {
+                self.objects.at_mut(access.object).waiters |= 1 << slot;
+            }
+            self.look_again(slot);
         } else {
-            self.gated &= !bit
+            self.open |= 1 << slot;
+        }
+    }
+
+    /// Whether a thread that may have to wait can go on is looked at again.
+    fn look_again(&mut self, slot: usize) {
+        let bit = 1 << slot;
+        if self.ready(slot) {
+            self.open |= bit;
+        } else {
+            self.open &= !bit;
         }
     }
 
     /// A thread has ended.
     pub(crate) fn finish(&mut self, slot: usize) {
         self.live &= !(1 << slot);
-        self.gated &= !(1 << slot);
+        self.open &= !(1 << slot);
         self.threads[slot].pending = None;
     }
 
@@ -193,7 +210,7 @@ impl Engine {
             Some(thread) => thread,
             None => self.pick(depth)?,
         };
-        if self.live & (1 << thread) == 0 || !self.ready(usize::from(thread)) {
+        if self.enabled() & (1 << thread) == 0 {
             return self.diverged(thread, "an operation that can be done now");
         }
         self.commit(thread)
@@ -220,6 +237,7 @@ impl Engine {
             enabled,
             running: self.running,
             threads: &self.threads,
+            objects: &self.objects,
         };
         match self.strategy.pick(&moment) {
             Pick::Run(thread) => Some(thread),
@@ -234,7 +252,7 @@ impl Engine {
     #[inline]
     fn alone(&self) -> Option<u8> {
         let bit = 1u16.checked_shl(u32::from(self.running))?;
-        if self.live & !self.gated() & bit == 0 {
+        if self.enabled() & bit == 0 {
             return None;
         }
         let pending = self.threads[usize::from(self.running)].pending.as_ref()?;
@@ -242,39 +260,21 @@ impl Engine {
         object.only_of(self.running).then_some(self.running)
     }
 
-    #[inline]
-    fn gated(&self) -> u16 {
-        self.gated as u16
-    }
-
     /// The threads that can go on.
+    #[inline]
     fn enabled(&self) -> u16 {
-        let mut enabled = self.live & !self.gated();
-        let mut gated = self.live & self.gated();
-        while gated != 0 {
-            let slot = gated.trailing_zeros();
-            gated &= gated - 1;
-            if self.ready(slot as usize) {
-                enabled |= 1 << slot;
-            }
-        }
-        enabled
+        self.live & self.open as u16
     }
 
     /// Whether the thread's pending operation can be done.
-    #[inline]
     pub(crate) fn ready(&self, slot: usize) -> bool {
-        match &self.threads[slot].pending {
-            Some(pending) => {
-                self.gated & (1 << slot) == 0 || self.lets(pending) || self.signalled(pending)
-            }
-            None => false,
-        }
+        let pending = self.threads[slot].pending.as_ref();
+        pending.is_some_and(|pending| self.lets(pending) || self.signalled(pending))
     }
 
     fn lets(&self, pending: &Pending) -> bool {
         let object = self.objects.at(pending.accesses.first.object);
-        object.shadow.lets(pending.op.action, pending.arg)
+        object.shadow.lets(pending.action, pending.arg)
     }
 
     fn signalled(&self, pending: &Pending) -> bool {
@@ -286,13 +286,13 @@ impl Engine {
         let Some(pending) = &self.threads[usize::from(slot)].pending else {
             return self.diverged(slot, "an operation");
         };
-        let waits = self.gated & (1 << slot) != 0 && !self.lets(pending);
-        self.verdict = if waits {
-            Verdict::Interrupted
-        } else {
-            Verdict::Go
-        };
         let accesses = pending.accesses;
+        let interrupted = accesses.signal != NOTHING && !self.lets(pending);
+        if blocking(pending.action) {
+            for access in accesses.list() {
+                self.objects.at_mut(access.object).waiters &= !(1 << slot);
+            }
+        }
         if self.clocks {
             let depth = self.log.len();
             self.record(slot)?;
@@ -301,6 +301,11 @@ impl Engine {
             self.log.push(Event::bare(slot, pending));
             self.objects.at_mut(accesses.first.object).touch(slot);
         }
+        self.verdict = if interrupted {
+            Verdict::Interrupted
+        } else {
+            Verdict::Go
+        };
         self.reporter.steps(self.log.len());
         self.running = slot;
         Some(slot)
@@ -322,7 +327,7 @@ impl Engine {
         let accesses = pending.accesses;
         if let Some(expected) = log.expected() {
             let same = expected.thread == slot
-                && expected.action == pending.op.action
+                && expected.action == pending.action
                 && expected.accesses == accesses
                 && expected.arg == pending.arg;
             if !same {
@@ -380,8 +385,13 @@ impl Engine {
         let (thread, number) = (event.thread, event.accesses.first.object);
         let object = self.objects.at_mut(number);
         object.shadow.apply(thread, op.action, outcome);
+        let mut waiters = object.waiters;
         if outcome == Outcome::Busy {
             self.threads[usize::from(thread)].refused = (number, object.shadow.turns);
+        }
+        while waiters != 0 {
+            self.look_again(waiters.trailing_zeros() as usize);
+            waiters &= waiters - 1;
         }
     }
 
@@ -417,7 +427,7 @@ impl Engine {
             .get(usize::from(slot))
             .and_then(|t| t.pending.as_ref())
         {
-            Some(pending) => format!("{:?} {} has to wait", pending.op.action, pending.op.name),
+            Some(p) => format!("{:?} {} has to wait", p.action, self.name_of(p)),
             None => "the thread has ended".to_owned(),
         };
         self.fail(slot, expected.to_owned(), found);
@@ -430,7 +440,10 @@ impl Engine {
         let found = match &self.threads[usize::from(slot)].pending {
             Some(p) => format!(
                 "{:?} {} ({}) at {}",
-                p.op.action, p.op.name, p.arg, p.op.site
+                p.action,
+                self.name_of(p),
+                p.arg,
+                p.site
             ),
             None => "nothing".to_owned(),
         };
@@ -464,8 +477,13 @@ impl Engine {
     /// The digest of the operation that a thread has announced last.
     pub(crate) fn digest(&self, slot: usize) -> u64 {
         let thread = &self.threads[slot];
-        let digest = |p: &Pending| digest_of(&thread.name, p.op.action, &p.op.name, p.arg);
+        let digest = |p: &Pending| digest_of(&thread.name, p.action, &self.name_of(p), p.arg);
         thread.pending.as_ref().map_or(0, digest)
+    }
+
+    /// The name of the object that an operation is on.
+    pub(crate) fn name_of(&self, pending: &Pending) -> Name {
+        self.objects.at(pending.accesses.first.object).name
     }
 
     /// Who holds the object of this name.

@@ -64,14 +64,15 @@ impl Follow {
         let Some(pending) = &moment.threads[slot].pending else {
             return self.leave(moment.depth, "it has ended".to_owned());
         };
-        let what = format!("{:?} {}", pending.op.action, pending.op.name);
+        let object = moment.objects.at(pending.accesses.first.object).name;
+        let what = format!("{:?} {}", pending.action, object);
         if moment.enabled & (1 << slot) == 0 {
             return self.leave(moment.depth, format!("it has to wait with {what}"));
         }
         let name = &moment.threads[slot].name;
-        let digest = digest_of(name, pending.op.action, &pending.op.name, pending.arg);
+        let digest = digest_of(name, pending.action, &object, pending.arg);
         if self.strict && !self.schedule.fits(moment.depth, digest) {
-            let found = format!("it comes with {what} at {}", pending.op.site);
+            let found = format!("it comes with {what} at {}", pending.site);
             return self.leave(moment.depth, found);
         }
         self.digest = crate::clock::mix(self.digest ^ digest);

@@ -35,7 +35,7 @@ impl Event {
     pub(crate) fn bare(thread: u8, pending: &Pending) -> Event {
         Event {
             thread,
-            action: pending.op.action,
+            action: pending.action,
             accesses: pending.accesses,
             arg: pending.arg,
             outcome: Outcome::Done,

@@ -164,6 +164,8 @@ pub(crate) struct Object {
     pub(crate) seen: u8,
     /// The threads that did something to it in this run.
     pub(crate) threads: u16,
+    /// The threads whose next operation may have to wait for it.
+    pub(crate) waiters: u16,
     /// The last event on it.
     pub(crate) last: u32,
     /// The last event on it that excludes others.
@@ -267,6 +269,7 @@ impl Objects {
                 present: 0,
                 seen: 0,
                 threads: 0,
+                waiters: 0,
                 last: NONE,
                 last_alone: NONE,
             });
@@ -288,6 +291,7 @@ impl Objects {
             object.present = 0;
             object.seen = 0;
             object.threads = 0;
+            object.waiters = 0;
             object.last = NONE;
             object.last_alone = NONE;
         }

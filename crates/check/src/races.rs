@@ -82,12 +82,17 @@ impl Dpor {
     }
 
     /// Brings the list of races up to date: those of events that came again are known.
-    fn new_races(&self, engine: &Engine, races: &mut Vec<(u32, u32)>, scratch: &mut Scratch) {
+    fn new_races(&mut self, engine: &Engine, races: &mut Vec<(u32, u32)>, scratch: &mut Scratch) {
         let events = engine.log.done();
         let known = engine.log.known().min(events.len());
         let kept = races.partition_point(|race| (race.1 as usize) < known);
         races.truncate(kept);
+        for own in &mut self.own {
+            let kept = own.partition_point(|&at| (at as usize) < known);
+            own.truncate(kept);
+        }
         for (at, event) in events.iter().enumerate().skip(known) {
+            self.own[usize::from(event.thread)].push(at as u32);
             let object = engine.objects.at(event.accesses.first.object);
             if object.threads.is_power_of_two() && event.accesses.signal == NOTHING {
                 continue;
@@ -137,70 +142,79 @@ impl Dpor {
                 }
             }
         }
+        let frame = self.frames[first as usize];
+        let mut asleep = self.sleepers(engine, first, frame.sleep);
+        if !sequence(engine.log.done(), first, &mut asleep, scratch) {
+            return;
+        }
         let item = Item {
             thread: second.thread,
             accesses: second.accesses,
         };
-        sequence(engine.log.done(), first, scratch);
-        scratch.sequence.push(item);
-        let frame = self.frames[first as usize];
-        if frame.sleep != 0 && self.covered(engine, first, frame.sleep, &scratch.sequence) {
+        if asleep.cover(&item) || asleep.any() {
             return;
         }
+        scratch.sequence.push(item);
         let (branches, added) = self.forest.insert(frame.branches, &mut scratch.sequence);
         self.frames[first as usize].branches = branches;
         self.reversed += u64::from(added);
     }
 
-    /// Whether the next operation of a sleeping thread can come first in the sequence.
-    fn covered(&self, engine: &Engine, first: u32, sleep: u16, sequence: &[Item]) -> bool {
-        let next = next_of(engine, first, sleep);
-        let mut asleep = sleep;
-        for item in sequence {
-            if asleep & (1 << item.thread) != 0 {
-                return true;
-            }
-            let mut left = asleep;
-            while left != 0 {
-                let slot = left.trailing_zeros() as usize;
-                left &= left - 1;
-                let woken = next[slot].is_none_or(|next| next.conflict(&item.accesses));
-                let keep = self.faults.weak_initials
-                    && sequence
-                        .iter()
-                        .any(|other| usize::from(other.thread) == slot);
-                if woken && !keep {
-                    asleep &= !(1 << slot);
+    /// The sleeping threads at the point before event number `first`, with what they would do.
+    fn sleepers(&self, engine: &Engine, first: u32, mask: u16) -> Sleepers {
+        let mut sleepers = Sleepers {
+            mask,
+            next: [None; 16],
+            never_woken: self.faults.weak_initials,
+        };
+        let mut left = mask;
+        while left != 0 {
+            let slot = left.trailing_zeros() as usize;
+            left &= left - 1;
+            let own = &self.own[slot];
+            sleepers.next[slot] = match own.get(own.partition_point(|&at| at < first)) {
+                Some(&at) => Some(engine.log.done()[at as usize].accesses),
+                None => {
+                    let pending = engine.threads[slot].pending.as_ref();
+                    pending.map(|pending| pending.accesses)
                 }
-            }
-            if asleep == 0 {
-                return false;
-            }
+            };
         }
-        true
+        sleepers
     }
 }
 
-/// The operations that threads of a mask would do at the point before event number `first`.
-fn next_of(engine: &Engine, first: u32, mask: u16) -> [Option<Accesses>; 16] {
-    let mut next = [None; 16];
-    let mut left = mask;
-    for event in &engine.log.done()[first as usize..] {
-        let bit = 1 << event.thread;
-        if left & bit != 0 {
-            left &= !bit;
-            next[usize::from(event.thread)] = Some(event.accesses);
-            if left == 0 {
-                return next;
+/// Threads that sleep, while a sequence is gone through: one that nothing in the sequence conflicts
+/// with up to its own next operation covers the sequence, for it can come first.
+struct Sleepers {
+    mask: u16,
+    next: [Option<Accesses>; 16],
+    // A fault for tests: a thread counts as covering every sequence that it occurs in.
+    never_woken: bool,
+}
+
+impl Sleepers {
+    /// The sequence goes on with this; returns whether a sleeping thread covers it.
+    #[inline]
+    fn cover(&mut self, item: &Item) -> bool {
+        if self.mask & (1 << item.thread) != 0 {
+            return true;
+        }
+        let mut left = self.mask;
+        while left != 0 && !self.never_woken {
+            let slot = left.trailing_zeros() as usize;
+            left &= left - 1;
+            if self.next[slot].is_none_or(|next| next.conflict(&item.accesses)) {
+                self.mask &= !(1 << slot);
             }
         }
+        false
     }
-    for (slot, thread) in engine.threads.iter().enumerate() {
-        if left & (1 << slot) != 0 {
-            next[slot] = thread.pending.as_ref().map(|pending| pending.accesses);
-        }
+
+    /// Whether any thread sleeps on.
+    fn any(&self) -> bool {
+        self.mask != 0 && !self.never_woken
     }
-    next
 }
 
 /// The threads that wait for ever.
@@ -211,7 +225,7 @@ fn blocked(engine: &Engine) -> Vec<Second> {
         let pending = thread
             .pending
             .as_ref()
-            .filter(|pending| blocking(pending.op.action))?;
+            .filter(|pending| blocking(pending.action))?;
         let object = engine.objects.at(pending.accesses.first.object);
         let signal = match pending.accesses.signal {
             NOTHING => [NONE; 2],
@@ -222,7 +236,7 @@ fn blocked(engine: &Engine) -> Vec<Second> {
         };
         Some(Second {
             thread: slot as u8,
-            action: pending.op.action,
+            action: pending.action,
             accesses: pending.accesses,
             arg: pending.arg,
             before: object.last,
@@ -321,20 +335,28 @@ fn immediate(events: &[Event], candidates: &mut Vec<u32>) {
     });
 }
 
-/// What comes after event number `first` without depending on it or on another event that is cut.
-fn sequence(events: &[Event], first: u32, scratch: &mut Scratch) {
+/// Collects what comes after event number `first` without depending on it or on another event that is
+/// cut; `false` when a sleeping thread covers it.
+fn sequence(events: &[Event], first: u32, asleep: &mut Sleepers, scratch: &mut Scratch) -> bool {
     let (cuts, out) = (&scratch.cuts, &mut scratch.sequence);
     out.clear();
-    let kept = |event: &&Event| {
-        !cuts
-            .iter()
-            .any(|&cut| events[cut as usize].known_to(&event.clock))
-    };
-    let item = |event: &Event| Item {
-        thread: event.thread,
-        accesses: event.accesses,
-    };
-    out.extend(events[first as usize + 1..].iter().filter(kept).map(item));
+    let cut = &events[first as usize];
+    let more = &cuts[1..];
+    for event in &events[first as usize + 1..] {
+        let depends = |&cut: &u32| events[cut as usize].known_to(&event.clock);
+        if cut.known_to(&event.clock) || more.iter().any(depends) {
+            continue;
+        }
+        let item = Item {
+            thread: event.thread,
+            accesses: event.accesses,
+        };
+        if asleep.mask != 0 && asleep.cover(&item) {
+            return false;
+        }
+        out.push(item);
+    }
+    true
 }
 
 /// Whether `second` could have to wait at the point where it is put. It cannot when its lock has no

@@ -33,6 +33,8 @@ pub(crate) struct Scheduler {
     engine: RefCell<Engine>,
     stage: Stage,
     oracles: RefCell<Vec<Box<dyn Oracle>>>,
+    // Whether there are oracles.
+    judged: Cell<bool>,
     found: RefCell<Vec<Found>>,
     // The thread that goes on when the one that runs suspends itself.
     next: Cell<Option<u8>>,
@@ -52,6 +54,7 @@ impl Scheduler {
             engine: RefCell::new(Engine::new(strategy, max_steps)),
             stage: Stage::new(),
             oracles: RefCell::default(),
+            judged: Cell::new(false),
             found: RefCell::default(),
             next: Cell::new(None),
         })
@@ -77,6 +80,7 @@ impl Scheduler {
         if bodies.len() > MAX_THREADS {
             return Err(CheckError::TooManyThreads(bodies.len()));
         }
+        self.judged.set(!oracles.is_empty());
         *self.oracles.borrow_mut() = oracles;
         self.with(|engine| {
             engine.reporter = reporter.clone();
@@ -210,10 +214,14 @@ impl Scheduler {
             return;
         }
         self.engine.borrow_mut().done(op, outcome);
-        let mut oracles = self.oracles.borrow_mut();
-        if oracles.is_empty() {
-            return;
+        if self.judged.get() {
+            self.judge_step(op, outcome);
         }
+    }
+
+    /// Shows the operation to the oracles.
+    fn judge_step(&self, op: &Op, outcome: Outcome) {
+        let mut oracles = self.oracles.borrow_mut();
         self.phase.set(Phase::Quiet);
         let engine = self.engine.borrow();
         let view = View { engine: &engine };

@@ -5,6 +5,7 @@ use crate::dfs::Dfs;
 use crate::dpor::Dpor;
 use crate::engine::{End, Thread};
 use crate::follow::Follow;
+use crate::object::Objects;
 use crate::walk::Walk;
 
 /// What a choice is made from.
@@ -17,6 +18,8 @@ pub(crate) struct Moment<'a> {
     pub(crate) running: u8,
     /// All threads.
     pub(crate) threads: &'a [Thread],
+    /// What they do something to.
+    pub(crate) objects: &'a Objects,
 }
 
 impl Moment<'_> {

@@ -119,7 +119,7 @@ fn a_counterexample_is_replayed_from_its_text() {
     let again = replay(&guard(changed), &schedule, 10_000).unwrap();
     let diverged = again.diverged.unwrap();
     assert!(
-        diverged.step >= 5 && again.violations.is_empty(),
+        diverged.step > 0 && again.violations.is_empty(),
         "{diverged}"
     );
 }

@@ -189,7 +189,7 @@ impl Seen {
         self.deadlock |= end == End::Deadlock;
         // A deadlocked world is judged by who is left with what; its words were not all given back.
         let left = engine.threads.iter().map(|thread| match &thread.pending {
-            Some(pending) => mix(pending.op.name.fingerprint() ^ pending.op.action as u64),
+            Some(pending) => mix(engine.name_of(pending).fingerprint() ^ pending.action as u64),
             None => 1,
         });
         self.states
