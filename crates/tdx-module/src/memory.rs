@@ -25,13 +25,9 @@ impl Frame {
         Frame(words.unwrap_or_else(|_| Box::new([const { AtomicU64::new(0) }; WORDS])))
     }
 
-    /// A new page equal to `source`.
-    fn copy_of(source: &Frame) -> Frame {
-        let words = source
-            .0
-            .iter()
-            .map(|word| AtomicU64::new(word.load(Relaxed)));
-        let words: Box<[AtomicU64]> = words.collect();
+    /// A new page with these words.
+    fn of(words: impl Iterator<Item = u64>) -> Frame {
+        let words: Box<[AtomicU64]> = words.map(AtomicU64::new).collect();
         words.try_into().map_or_else(|_| Frame::zeroed(), Frame)
     }
 
@@ -227,7 +223,7 @@ impl Memory {
         let mut made = false;
         let target = self.new_frame(to, || {
             made = true;
-            Frame::copy_of(source)
+            Frame::of(source.0.iter().map(|word| word.load(Relaxed)))
         });
         // Somebody else was there first.
         if let Some(target) = target.filter(|_| !made) {
@@ -246,12 +242,21 @@ impl Memory {
 
     /// Makes every 64-bit word of a page `value`. A page of zeros that nobody wrote stays free.
     pub(crate) fn fill_page(&self, pa: Hpa, value: u64) {
-        let frame = if value == 0 {
-            self.frame(pa)
-        } else {
-            self.frame_mut(pa)
-        };
-        if let Some(frame) = frame {
+        match self.frame(pa) {
+            Some(frame) => frame.fill(value),
+            None if value == 0 => {}
+            None => self.fill_new_page(pa, value),
+        }
+    }
+
+    #[cold]
+    fn fill_new_page(&self, pa: Hpa, value: u64) {
+        let mut made = false;
+        let frame = self.new_frame(pa, || {
+            made = true;
+            Frame::of(std::iter::repeat_n(value, WORDS))
+        });
+        if let Some(frame) = frame.filter(|_| !made) {
             frame.fill(value);
         }
     }
