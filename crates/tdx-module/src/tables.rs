@@ -6,10 +6,12 @@ use seamlock_tdx_abi::lifecycle::OpState;
 
 mod guest;
 mod locks;
+mod operands;
 mod sept;
 
 pub use guest::{GUEST_ACCESSIBLE, GUEST_SEPT_STATES_ALLOWED, guest_sept_state_allows};
 pub use locks::{LOCKS, LeafLocks, LockPath, LockUse, LockWord, locks_of};
+pub use operands::{LeafOperands, OPERANDS, Operand, operands_of};
 pub use sept::{SEPT_STATES_ALLOWED, SEPT_TRAITS, SeptTrait, sept_is, sept_state_allows};
 
 /// Leaves that exist in version 1, too. Source: dispatcher of TDX module 1.5.06.

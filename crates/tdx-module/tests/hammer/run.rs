@@ -16,7 +16,7 @@ use super::learn::{entered, learn};
 use super::machine::{self, POOL, POOL_PAGES};
 use super::plan::{Act, Planned, plan};
 use super::step::Step;
-use super::table::{may_be_busy, unlisted};
+use super::table::{may_be_busy, overwritten, unlisted};
 use super::watch::{Holds, Watch};
 use super::world::World;
 
@@ -100,6 +100,13 @@ pub enum Violation {
         /// Shared or exclusive.
         mode: &'static str,
     },
+    /// A call changed a register that its leaf does not return.
+    Overwritten {
+        /// What was done.
+        what: String,
+        /// The register.
+        register: &'static str,
+    },
     /// A status that does not exist, or that this leaf can't give.
     Status {
         /// What was done.
@@ -132,6 +139,9 @@ impl fmt::Display for Violation {
                     f,
                     "{word} wanted {mode} by {what}, which is not in the table"
                 )
+            }
+            Violation::Overwritten { what, register } => {
+                write!(f, "{register} was changed by {what}")
             }
             Violation::Status { what, status } => write!(f, "{status} of {what}"),
         }
@@ -269,6 +279,12 @@ impl Runner {
             let (level, gpa) = ((before.rcx & 7) as u8, before.rcx & !7);
             let bytes = 1 << (12 + 9 * u32::from(level));
             watch.forget_entries(before.rdx, gpa, bytes, level - 1);
+        }
+        if let Some(register) = overwritten(&before, &regs) {
+            return Err(Violation::Overwritten {
+                what: self.what(),
+                register,
+            });
         }
         if status.name().is_none() || !may_be_busy(&before, status) {
             return Err(Violation::Status {

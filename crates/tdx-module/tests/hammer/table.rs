@@ -3,10 +3,10 @@
 use seamlock_sync::Mode;
 use seamlock_tdx_abi::leaf::{Leaf, RaxIn};
 use seamlock_tdx_abi::operand::OperandId;
-use seamlock_tdx_abi::regs::Regs;
+use seamlock_tdx_abi::regs::{REG_NAMES, Regs};
 use seamlock_tdx_abi::status::TdxStatus;
 use seamlock_tdx_module::locks;
-use seamlock_tdx_module::tables::{LockPath, LockUse, LockWord, locks_of};
+use seamlock_tdx_module::tables::{LockPath, LockUse, LockWord, locks_of, operands_of};
 
 use super::watch::{Wanted, mode_name};
 
@@ -29,6 +29,34 @@ pub fn unlisted(before: &Regs, wanted: impl IntoIterator<Item = Wanted>) -> Opti
     let listed = locks_of(rax.leaf, rax.version);
     let mut wanted = wanted.into_iter();
     wanted.find(|word| word.2 || !listed.iter().any(|lock| covers(lock, word)))
+}
+
+/// A register that a call changed although its leaf does not return it.
+pub fn overwritten(before: &Regs, after: &Regs) -> Option<&'static str> {
+    let rax = RaxIn::from_rax(before.rax);
+    // VP.ENTER that is refused by its zero-step filter returns the registers of a TD exit.
+    if rax.leaf == Leaf::VP_ENTER {
+        return None;
+    }
+    let output = operands_of(rax.leaf, rax.version).map_or(&[][..], |row| row.output);
+    // Versions that there are not may also clear what the leaf returns in others.
+    let others = operands_of(rax.leaf, 1).filter(|_| rax.version > 1);
+    let others = others.map_or(&[][..], |row| row.output);
+    let values = before.to_array().into_iter().zip(after.to_array());
+    let mut changed = REG_NAMES
+        .iter()
+        .zip(values)
+        .skip(1)
+        .filter(|(_, (b, a))| b != a);
+    let returned = |name: &str| {
+        output
+            .iter()
+            .chain(others)
+            .any(|(register, _)| *register == name)
+    };
+    changed
+        .find(|(name, _)| !returned(name))
+        .map(|(name, _)| *name)
 }
 
 fn covers(lock: &LockUse, (class, mode, _): &Wanted) -> bool {
