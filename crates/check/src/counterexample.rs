@@ -77,7 +77,7 @@ impl fmt::Display for Counterexample {
 
 /// What the threads that have not ended are about to do.
 pub(crate) fn waiting(engine: &Engine) -> Vec<Waiting> {
-    let one = |(slot, thread): (usize, &crate::engine::Thread)| {
+    let one = |(slot, thread): (usize, &crate::thread::Thread)| {
         let pending = thread.pending.as_ref()?;
         Some(Waiting {
             thread: slot,

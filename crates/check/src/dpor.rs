@@ -10,9 +10,10 @@ use fastrand::Rng;
 
 use crate::access::Accesses;
 use crate::clock::{MAX_THREADS, mix};
-use crate::engine::{End, Engine, Thread};
+use crate::engine::{End, Engine};
 use crate::log::Event;
 use crate::strategy::{Moment, Pick};
+use crate::thread::Thread;
 use crate::wakeup::{Forest, Item, NIL};
 use crate::walk::random_bit;
 

@@ -1,43 +1,14 @@
 //! One execution: who has announced what, who may go on, and what was done.
 
-use std::panic::Location;
-
 use seamlock_sync::{Action, Name, Op, Outcome, Verdict};
 
 use crate::access::{Access, Accesses, Class, NOTHING};
-use crate::clock::{Clock, MAX_THREADS};
 use crate::log::{Event, Log};
-use crate::object::{NONE, Objects, SETUP, Shadow, blocking};
-use crate::scenario::{Holder, Reporter};
-use crate::schedule::{Schedule, digest_of};
+use crate::object::{NONE, Objects, SETUP, blocking};
+use crate::scenario::Reporter;
 use crate::strategy::{Moment, Pick, Strategy};
+use crate::thread::{Pending, Thread};
 use crate::verdict::CheckError;
-
-/// An operation that was announced and not done yet.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Pending {
-    pub(crate) action: Action,
-    pub(crate) accesses: Accesses,
-    /// The turn that a waiter has seen, else the operation's argument.
-    pub(crate) arg: u64,
-    pub(crate) site: &'static Location<'static>,
-}
-
-/// One thread of the scenario.
-#[derive(Debug)]
-pub(crate) struct Thread {
-    pub(crate) name: String,
-    pub(crate) pending: Option<Pending>,
-    pub(crate) clock: Clock,
-    /// Its last event.
-    pub(crate) own: u32,
-    signal: u32,
-    // The object whose last attempt was refused, and the turn it had then.
-    refused: (u32, u64),
-    // Which objects it named in the execution before, operation by operation.
-    guesses: Vec<u32>,
-    announced: usize,
-}
 
 /// Why an execution ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -217,10 +188,10 @@ impl Engine {
     }
 
     fn pick(&mut self, depth: usize) -> Option<u8> {
-        if let Some(thread) = self.alone() {
-            if self.strategy.goes_on(thread) {
-                return Some(thread);
-            }
+        if let Some(thread) = self.alone()
+            && self.strategy.goes_on(thread)
+        {
+            return Some(thread);
         }
         let enabled = self.enabled();
         if enabled == 0 {
@@ -419,130 +390,5 @@ impl Engine {
             .at_mut(number)
             .shadow
             .apply(SETUP, op.action, outcome);
-    }
-
-    fn diverged(&mut self, slot: u8, expected: &str) -> Option<u8> {
-        let found = match self
-            .threads
-            .get(usize::from(slot))
-            .and_then(|t| t.pending.as_ref())
-        {
-            Some(p) => format!("{:?} {} has to wait", p.action, self.name_of(p)),
-            None => "the thread has ended".to_owned(),
-        };
-        self.fail(slot, expected.to_owned(), found);
-        None
-    }
-
-    fn nondeterministic(&mut self, slot: u8, expected: &Event) {
-        let name = self.objects.at(expected.accesses.first.object).name;
-        let wanted = format!("{:?} {name} ({})", expected.action, expected.arg);
-        let found = match &self.threads[usize::from(slot)].pending {
-            Some(p) => format!(
-                "{:?} {} ({}) at {}",
-                p.action,
-                self.name_of(p),
-                p.arg,
-                p.site
-            ),
-            None => "nothing".to_owned(),
-        };
-        self.fail(slot, wanted, found);
-    }
-
-    fn fail(&mut self, slot: u8, expected: String, found: String) {
-        let thread = self
-            .threads
-            .get(usize::from(slot))
-            .map_or_else(String::new, |t| t.name.clone());
-        let step = self.log.len();
-        self.end = Some(End::Failed);
-        self.error.get_or_insert(CheckError::Nondeterministic {
-            step,
-            thread,
-            expected,
-            found,
-        });
-    }
-
-    /// The order of what was done, by names of threads.
-    pub(crate) fn schedule(&self) -> Schedule {
-        let mut schedule = Schedule::default();
-        for event in self.log.done() {
-            schedule.push(&self.threads[usize::from(event.thread)].name, 0);
-        }
-        schedule
-    }
-
-    /// The digest of the operation that a thread has announced last.
-    pub(crate) fn digest(&self, slot: usize) -> u64 {
-        let thread = &self.threads[slot];
-        let digest = |p: &Pending| digest_of(&thread.name, p.action, &self.name_of(p), p.arg);
-        thread.pending.as_ref().map_or(0, digest)
-    }
-
-    /// The name of the object that an operation is on.
-    pub(crate) fn name_of(&self, pending: &Pending) -> Name {
-        self.objects.at(pending.accesses.first.object).name
-    }
-
-    /// Who holds the object of this name.
-    pub(crate) fn holders(&self, name: &Name) -> Vec<Holder> {
-        let shadow = self
-            .objects
-            .find(name)
-            .map_or(Shadow::FREE, |object| object.shadow);
-        shadow
-            .holders()
-            .map(|(thread, alone)| Holder {
-                thread: (usize::from(thread) < MAX_THREADS).then_some(usize::from(thread)),
-                alone,
-            })
-            .collect()
-    }
-
-    /// The objects that a thread holds.
-    pub(crate) fn held_by(&self, thread: usize) -> Vec<Name> {
-        let mine = |shadow: &Shadow| shadow.holders().any(|(t, _)| usize::from(t) == thread);
-        self.objects
-            .held()
-            .into_iter()
-            .filter(|o| mine(&o.shadow))
-            .map(|o| o.name)
-            .collect()
-    }
-}
-
-impl Thread {
-    fn new(name: &str, signal: u32) -> Thread {
-        Thread {
-            name: name.to_owned(),
-            pending: None,
-            clock: Clock::default(),
-            own: NONE,
-            signal,
-            refused: (NOTHING, 0),
-            guesses: Vec::new(),
-            announced: 0,
-        }
-    }
-
-    fn restart(&mut self, signal: u32) {
-        self.pending = None;
-        self.clock = Clock::default();
-        self.own = NONE;
-        self.signal = signal;
-        self.refused = (NOTHING, 0);
-        self.announced = 0;
-    }
-
-    /// The turn that an object had when it refused this thread. A thread that was not refused has
-    /// nothing to wait for: no object ever has the turn that it is given.
-    fn refused_at(&self, object: u32) -> u64 {
-        if self.refused.0 == object {
-            self.refused.1
-        } else {
-            u64::MAX
-        }
     }
 }

@@ -4,8 +4,8 @@ use seamlock_sync::{Action, Outcome};
 
 use crate::access::{Access, Accesses, Class};
 use crate::clock::Clock;
-use crate::engine::Pending;
 use crate::object::{NONE, Object, acquires};
+use crate::thread::Pending;
 
 /// One operation that was done.
 #[derive(Clone, Copy, Debug)]

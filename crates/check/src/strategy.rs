@@ -3,9 +3,10 @@
 use crate::access::Accesses;
 use crate::dfs::Dfs;
 use crate::dpor::Dpor;
-use crate::engine::{End, Thread};
+use crate::engine::End;
 use crate::follow::Follow;
 use crate::object::Objects;
+use crate::thread::Thread;
 use crate::walk::Walk;
 
 /// What a choice is made from.
