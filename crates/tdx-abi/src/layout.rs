@@ -10,15 +10,21 @@ macro_rules! assert_layout {
     };
 }
 
-/// Declares the known values of an open number: constants, a table `ALL` and `name()`.
+/// Declares the known values of an open number: constants, a table `ALL`, `name()`, `meaning()`.
 macro_rules! open_number {
-    ($ty:ident($repr:ty) { $($(#[$doc:meta])* $name:ident = $value:expr;)* }) => {
+    ($ty:ident($repr:ty) { $($(#[doc = $doc:literal])* $name:ident = $value:expr;)* }) => {
         impl $ty {
-            $($(#[$doc])* pub const $name: Self = Self($value);)*
+            $($(#[doc = $doc])* pub const $name: Self = Self($value);)*
 
             /// Every known value with its name, in declaration order.
             pub const ALL: &'static [(Self, &'static str)] =
                 &[$((Self::$name, stringify!($name)),)*];
+
+            /// What a known value stands for, in a sentence.
+            pub fn meaning(self) -> Option<&'static str> {
+                let known: &[(Self, &str)] = &[$((Self::$name, concat!($($doc),*)),)*];
+                known.iter().find(|(known, _)| *known == self).map(|(_, text)| text.trim_ascii_start())
+            }
 
             /// The name of a known value.
             pub fn name(self) -> Option<&'static str> {

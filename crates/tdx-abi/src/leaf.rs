@@ -5,12 +5,12 @@
 
 /// Declares leaf constants, the table of all leaves and the lookups by number and by name.
 macro_rules! leaves {
-    ($ty:ident, $prefix:literal, { $($(#[$doc:meta])* $name:ident = $nr:literal, $text:literal;)* }) => {
+    ($ty:ident, $prefix:literal, { $($(#[doc = $doc:literal])* $name:ident = $nr:literal, $text:literal;)* }) => {
         impl $ty {
             $(
                 #[doc = concat!("`", $prefix, $text, "` (leaf ", stringify!($nr), ").")]
                 #[doc = ""]
-                $(#[$doc])*
+                $(#[doc = $doc])*
                 pub const $name: Self = Self($nr);
             )*
 
@@ -29,6 +29,14 @@ macro_rules! leaves {
             pub const fn spec_name(self) -> Option<&'static str> {
                 match self.0 {
                     $($nr => Some(concat!($prefix, $text)),)*
+                    _ => None,
+                }
+            }
+
+            /// What the leaf does, in one sentence.
+            pub const fn summary(self) -> Option<&'static str> {
+                match self.0 {
+                    $($nr => Some(concat!($($doc),*).trim_ascii_start()),)*
                     _ => None,
                 }
             }
@@ -258,6 +266,7 @@ mod tests {
             assert!(seen.insert(leaf.0), "{leaf} twice");
             assert_eq!(leaf.name().and_then(Leaf::from_name), Some(*leaf));
             assert_eq!(leaf.spec_name().and_then(Leaf::from_name), Some(*leaf));
+            assert!(leaf.summary().is_some_and(|text| text.ends_with('.')), "{leaf}");
         }
         assert_eq!(Leaf::from_name("TDH.NO.SUCH"), None);
     }

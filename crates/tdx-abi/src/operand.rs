@@ -125,6 +125,7 @@ mod tests {
     fn ids_are_unique_and_named() {
         let ids: BTreeSet<u8> = OperandId::ALL.iter().map(|(id, _)| id.0).collect();
         assert_eq!(ids.len(), OperandId::ALL.len());
+        assert_eq!(OperandId::KOT.meaning(), Some("The key ownership table."));
         assert_eq!(
             (OperandId::R15.0, OperandId::TDR.0, OperandId::SEPT_TREE.0),
             (15, 128, 146)
