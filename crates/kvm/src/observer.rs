@@ -48,6 +48,11 @@ pub struct IoctlCall<'a> {
 /// Somebody who watches. Called on the thread that does it, with whatever locks it holds, so an
 /// observer may neither wait nor call KVM. All methods default to nothing.
 pub trait Observer: Send + Sync + fmt::Debug {
+    /// Whether it wants to be shown SEAMCALLs, of which there are seventeen for each measured page.
+    /// Asked once, when the machine boots.
+    fn watches_seamcalls(&self) -> bool {
+        true
+    }
     /// A SEAMCALL came back.
     fn seamcall(&self, call: &Seamcall) {
         let _ = call;

@@ -57,6 +57,10 @@ impl Journal {
 }
 
 impl Observer for Journal {
+    fn watches_seamcalls(&self) -> bool {
+        false
+    }
+
     fn ioctl(&self, call: &IoctlCall) {
         let result = match call.result {
             // A descriptor's number says nothing to anybody.

@@ -75,6 +75,8 @@ pub struct Host {
     global_keyid: Hkid,
     discipline: &'static Discipline,
     observer: Option<Arc<dyn Observer>>,
+    /// The same, if it wants to be shown SEAMCALLs.
+    seamcall_observer: Option<Arc<dyn Observer>>,
     guest: Arc<dyn Guest>,
     arch: &'static dyn Arch,
     lockdep: Option<Arc<Lockdep>>,
@@ -122,6 +124,10 @@ impl Host {
             sysinfo,
             global_keyid: boot::global_keyid(&module),
             discipline: options.discipline,
+            seamcall_observer: options
+                .observer
+                .clone()
+                .filter(|observer| observer.watches_seamcalls()),
             observer: options.observer,
             guest: options.guest,
             arch: options.arch,
@@ -261,21 +267,27 @@ impl Host {
     #[inline]
     pub(crate) fn seamcall(&self, cpu: u32, regs: &mut Regs) -> (TdxStatus, After) {
         let leaf = regs.leaf();
-        let input = self.observer.as_ref().map(|_| *regs);
-        let after = self.module.seamcall(cpu, regs);
+        let after = match &self.seamcall_observer {
+            None => self.module.seamcall(cpu, regs),
+            Some(observer) => self.observed_seamcall(&**observer, cpu, regs),
+        };
         let status = regs.status();
         self.counters.count(leaf, status);
-        if let (Some(observer), Some(input)) = (&self.observer, &input) {
-            observer.seamcall(&Seamcall {
-                cpu,
-                input,
-                output: regs,
-            });
-        }
         (status, after)
     }
 
-    /// A page of zeros for `owner`.
+    fn observed_seamcall(&self, observer: &dyn Observer, cpu: u32, regs: &mut Regs) -> After {
+        let input = *regs;
+        let after = self.module.seamcall(cpu, regs);
+        observer.seamcall(&Seamcall {
+            cpu,
+            input: &input,
+            output: regs,
+        });
+        after
+    }
+
+    /// A page for `owner`; what it holds is left over.
     pub(crate) fn alloc_page(&self, owner: Owner) -> Option<Hpa> {
         self.pages.alloc(owner)
     }

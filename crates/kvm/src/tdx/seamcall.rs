@@ -40,26 +40,27 @@ impl Extended {
     }
 }
 
+/// `sc_retry`. The registers are made anew for each try, because a leaf may have changed them.
 #[inline]
-fn call(on: On, regs: Regs) -> Regs {
-    let mut out = regs;
-    for _ in 0..RETRIES {
-        out = regs;
+fn call(on: On, regs: impl Fn() -> Regs) -> Regs {
+    let mut tries = RETRIES;
+    loop {
+        let mut out = regs();
         let (status, _) = on.host.seamcall(on.cpu, &mut out);
-        if status != TdxStatus::RND_NO_ENTROPY {
-            break;
+        tries -= 1;
+        if status != TdxStatus::RND_NO_ENTROPY || tries == 0 {
+            return out;
         }
     }
-    out
 }
 
 #[inline]
-fn status(on: On, regs: Regs) -> TdxStatus {
+fn status(on: On, regs: impl Fn() -> Regs) -> TdxStatus {
     call(on, regs).status()
 }
 
 #[inline]
-fn extended(on: On, regs: Regs) -> Extended {
+fn extended(on: On, regs: impl Fn() -> Regs) -> Extended {
     let out = call(on, regs);
     Extended {
         status: out.status(),
@@ -70,62 +71,47 @@ fn extended(on: On, regs: Regs) -> Extended {
 
 /// TDH.MNG.CREATE.
 pub fn tdh_mng_create(on: On, tdr: Hpa, hkid: Hkid) -> TdxStatus {
-    status(
-        on,
-        Regs {
-            rcx: tdr.0,
-            rdx: u64::from(hkid.0),
-            ..Regs::call(Leaf::MNG_CREATE)
-        },
-    )
+    status(on, || Regs {
+        rcx: tdr.0,
+        rdx: u64::from(hkid.0),
+        ..Regs::call(Leaf::MNG_CREATE)
+    })
 }
 
 /// TDH.MNG.KEY.CONFIG.
 pub fn tdh_mng_key_config(on: On, tdr: Hpa) -> TdxStatus {
-    status(
-        on,
-        Regs {
-            rcx: tdr.0,
-            ..Regs::call(Leaf::MNG_KEY_CONFIG)
-        },
-    )
+    status(on, || Regs {
+        rcx: tdr.0,
+        ..Regs::call(Leaf::MNG_KEY_CONFIG)
+    })
 }
 
 /// TDH.MNG.ADDCX.
 pub fn tdh_mng_addcx(on: On, tdr: Hpa, page: Hpa) -> TdxStatus {
-    status(
-        on,
-        Regs {
-            rcx: page.0,
-            rdx: tdr.0,
-            ..Regs::call(Leaf::MNG_ADDCX)
-        },
-    )
+    status(on, || Regs {
+        rcx: page.0,
+        rdx: tdr.0,
+        ..Regs::call(Leaf::MNG_ADDCX)
+    })
 }
 
 /// TDH.MNG.INIT. Returns RCX too, which names a CPUID leaf that is not accepted.
 pub fn tdh_mng_init(on: On, tdr: Hpa, td_params: Hpa) -> (TdxStatus, u64) {
-    let out = call(
-        on,
-        Regs {
-            rcx: tdr.0,
-            rdx: td_params.0,
-            ..Regs::call(Leaf::MNG_INIT)
-        },
-    );
+    let out = call(on, || Regs {
+        rcx: tdr.0,
+        rdx: td_params.0,
+        ..Regs::call(Leaf::MNG_INIT)
+    });
     (out.status(), out.rcx)
 }
 
 /// TDH.MNG.RD.
 pub fn tdh_mng_rd(on: On, tdr: Hpa, field: FieldId) -> Result<u64, TdxStatus> {
-    let out = call(
-        on,
-        Regs {
-            rcx: tdr.0,
-            rdx: field.0,
-            ..Regs::call(Leaf::MNG_RD)
-        },
-    );
+    let out = call(on, || Regs {
+        rcx: tdr.0,
+        rdx: field.0,
+        ..Regs::call(Leaf::MNG_RD)
+    });
     if out.status() == TdxStatus::SUCCESS {
         Ok(out.r8)
     } else {
@@ -135,48 +121,36 @@ pub fn tdh_mng_rd(on: On, tdr: Hpa, field: FieldId) -> Result<u64, TdxStatus> {
 
 /// TDH.MNG.VPFLUSHDONE.
 pub fn tdh_mng_vpflushdone(on: On, tdr: Hpa) -> TdxStatus {
-    status(
-        on,
-        Regs {
-            rcx: tdr.0,
-            ..Regs::call(Leaf::MNG_VPFLUSHDONE)
-        },
-    )
+    status(on, || Regs {
+        rcx: tdr.0,
+        ..Regs::call(Leaf::MNG_VPFLUSHDONE)
+    })
 }
 
 /// TDH.MNG.KEY.FREEID.
 pub fn tdh_mng_key_freeid(on: On, tdr: Hpa) -> TdxStatus {
-    status(
-        on,
-        Regs {
-            rcx: tdr.0,
-            ..Regs::call(Leaf::MNG_KEY_FREEID)
-        },
-    )
+    status(on, || Regs {
+        rcx: tdr.0,
+        ..Regs::call(Leaf::MNG_KEY_FREEID)
+    })
 }
 
 /// TDH.VP.CREATE.
 pub fn tdh_vp_create(on: On, tdr: Hpa, tdvpr: Hpa) -> TdxStatus {
-    status(
-        on,
-        Regs {
-            rcx: tdvpr.0,
-            rdx: tdr.0,
-            ..Regs::call(Leaf::VP_CREATE)
-        },
-    )
+    status(on, || Regs {
+        rcx: tdvpr.0,
+        rdx: tdr.0,
+        ..Regs::call(Leaf::VP_CREATE)
+    })
 }
 
 /// TDH.VP.ADDCX.
 pub fn tdh_vp_addcx(on: On, tdvpr: Hpa, page: Hpa) -> TdxStatus {
-    status(
-        on,
-        Regs {
-            rcx: page.0,
-            rdx: tdvpr.0,
-            ..Regs::call(Leaf::VP_ADDCX)
-        },
-    )
+    status(on, || Regs {
+        rcx: page.0,
+        rdx: tdvpr.0,
+        ..Regs::call(Leaf::VP_ADDCX)
+    })
 }
 
 /// TDH.VP.INIT version 1, which takes the x2APIC id and has the TDR to itself.
@@ -187,7 +161,7 @@ pub fn tdh_vp_init(on: On, tdvpr: Hpa, initial_rcx: u64, x2apic_id: u32) -> TdxS
         r8: u64::from(x2apic_id),
         ..Regs::call_version(Leaf::VP_INIT, 1)
     };
-    status(on, regs)
+    status(on, || regs)
 }
 
 /// TDH.VP.WR of the bits of `mask`.
@@ -199,19 +173,16 @@ pub fn tdh_vp_wr(on: On, tdvpr: Hpa, field: FieldId, value: u64, mask: u64) -> T
         r9: mask,
         ..Regs::call(Leaf::VP_WR)
     };
-    status(on, regs)
+    status(on, || regs)
 }
 
 /// TDH.VP.RD.
 pub fn tdh_vp_rd(on: On, tdvpr: Hpa, field: FieldId) -> Result<u64, TdxStatus> {
-    let out = call(
-        on,
-        Regs {
-            rcx: tdvpr.0,
-            rdx: field.0,
-            ..Regs::call(Leaf::VP_RD)
-        },
-    );
+    let out = call(on, || Regs {
+        rcx: tdvpr.0,
+        rdx: field.0,
+        ..Regs::call(Leaf::VP_RD)
+    });
     if out.status() == TdxStatus::SUCCESS {
         Ok(out.r8)
     } else {
@@ -221,13 +192,10 @@ pub fn tdh_vp_rd(on: On, tdvpr: Hpa, field: FieldId) -> Result<u64, TdxStatus> {
 
 /// TDH.VP.FLUSH.
 pub fn tdh_vp_flush(on: On, tdvpr: Hpa) -> TdxStatus {
-    status(
-        on,
-        Regs {
-            rcx: tdvpr.0,
-            ..Regs::call(Leaf::VP_FLUSH)
-        },
-    )
+    status(on, || Regs {
+        rcx: tdvpr.0,
+        ..Regs::call(Leaf::VP_FLUSH)
+    })
 }
 
 /// TDH.VP.ENTER, once; the registers carry the guest's both ways.
@@ -240,117 +208,86 @@ pub fn tdh_vp_enter(on: On, tdvpr: Hpa, guest: &mut Regs) -> (TdxStatus, After) 
 /// TDH.MEM.SEPT.ADD of the table that the entry of `level` (1 for 2 MiB) will point to.
 pub fn tdh_mem_sept_add(on: On, tdr: Hpa, gpa: Gpa, level: u8, page: Hpa) -> Extended {
     let rcx = gpa.0 | u64::from(level);
-    extended(
-        on,
-        Regs {
-            rcx,
-            rdx: tdr.0,
-            r8: page.0,
-            ..Regs::call(Leaf::MEM_SEPT_ADD)
-        },
-    )
+    extended(on, || Regs {
+        rcx,
+        rdx: tdr.0,
+        r8: page.0,
+        ..Regs::call(Leaf::MEM_SEPT_ADD)
+    })
 }
 
 /// TDH.MEM.PAGE.ADD.
 #[inline]
 pub fn tdh_mem_page_add(on: On, tdr: Hpa, gpa: Gpa, page: Hpa, source: Hpa) -> Extended {
-    let regs = Regs {
+    extended(on, || Regs {
         rcx: gpa.0,
         rdx: tdr.0,
         r8: page.0,
         r9: source.0,
-        ..Regs::default()
-    };
-    extended(
-        on,
-        Regs {
-            rax: Regs::call(Leaf::MEM_PAGE_ADD).rax,
-            ..regs
-        },
-    )
+        ..Regs::call(Leaf::MEM_PAGE_ADD)
+    })
 }
 
 /// TDH.MEM.PAGE.AUG of a 4 KiB page.
 pub fn tdh_mem_page_aug(on: On, tdr: Hpa, gpa: Gpa, page: Hpa) -> Extended {
-    extended(
-        on,
-        Regs {
-            rcx: gpa.0,
-            rdx: tdr.0,
-            r8: page.0,
-            ..Regs::call(Leaf::MEM_PAGE_AUG)
-        },
-    )
+    extended(on, || Regs {
+        rcx: gpa.0,
+        rdx: tdr.0,
+        r8: page.0,
+        ..Regs::call(Leaf::MEM_PAGE_AUG)
+    })
 }
 
 /// TDH.MEM.RANGE.BLOCK of a 4 KiB page.
 pub fn tdh_mem_range_block(on: On, tdr: Hpa, gpa: Gpa) -> Extended {
-    extended(
-        on,
-        Regs {
-            rcx: gpa.0,
-            rdx: tdr.0,
-            ..Regs::call(Leaf::MEM_RANGE_BLOCK)
-        },
-    )
+    extended(on, || Regs {
+        rcx: gpa.0,
+        rdx: tdr.0,
+        ..Regs::call(Leaf::MEM_RANGE_BLOCK)
+    })
 }
 
 /// TDH.MEM.TRACK.
 pub fn tdh_mem_track(on: On, tdr: Hpa) -> Extended {
-    extended(
-        on,
-        Regs {
-            rcx: tdr.0,
-            ..Regs::call(Leaf::MEM_TRACK)
-        },
-    )
+    extended(on, || Regs {
+        rcx: tdr.0,
+        ..Regs::call(Leaf::MEM_TRACK)
+    })
 }
 
 /// TDH.MEM.PAGE.REMOVE of a 4 KiB page.
 pub fn tdh_mem_page_remove(on: On, tdr: Hpa, gpa: Gpa) -> Extended {
-    extended(
-        on,
-        Regs {
-            rcx: gpa.0,
-            rdx: tdr.0,
-            ..Regs::call(Leaf::MEM_PAGE_REMOVE)
-        },
-    )
+    extended(on, || Regs {
+        rcx: gpa.0,
+        rdx: tdr.0,
+        ..Regs::call(Leaf::MEM_PAGE_REMOVE)
+    })
 }
 
 /// TDH.MR.EXTEND of the 256 bytes at `gpa`.
 #[inline]
 pub fn tdh_mr_extend(on: On, tdr: Hpa, gpa: Gpa) -> Extended {
-    extended(
-        on,
-        Regs {
-            rcx: gpa.0,
-            rdx: tdr.0,
-            ..Regs::call(Leaf::MR_EXTEND)
-        },
-    )
+    extended(on, || Regs {
+        rcx: gpa.0,
+        rdx: tdr.0,
+        ..Regs::call(Leaf::MR_EXTEND)
+    })
 }
 
 /// TDH.MR.FINALIZE.
 pub fn tdh_mr_finalize(on: On, tdr: Hpa) -> TdxStatus {
-    status(
-        on,
-        Regs {
-            rcx: tdr.0,
-            ..Regs::call(Leaf::MR_FINALIZE)
-        },
-    )
+    status(on, || Regs {
+        rcx: tdr.0,
+        ..Regs::call(Leaf::MR_FINALIZE)
+    })
 }
 
 /// TDH.PHYMEM.PAGE.RECLAIM. Returns the page's type, owner and level too.
 pub fn tdh_phymem_page_reclaim(on: On, page: Hpa) -> (TdxStatus, [u64; 3]) {
-    let out = call(
-        on,
-        Regs {
-            rcx: page.0,
-            ..Regs::call(Leaf::PHYMEM_PAGE_RECLAIM)
-        },
-    );
+    let out = call(on, || Regs {
+        rcx: page.0,
+        ..Regs::call(Leaf::PHYMEM_PAGE_RECLAIM)
+    });
     (out.status(), [out.rcx, out.rdx, out.r8])
 }
 
@@ -358,22 +295,16 @@ pub fn tdh_phymem_page_reclaim(on: On, page: Hpa) -> (TdxStatus, [u64; 3]) {
 pub fn tdh_phymem_page_wbinvd(on: On, page: Hpa, hkid: Hkid) -> TdxStatus {
     let shift = on.host.module().platform().hkid_start_bit;
     let rcx = page.0 | u64::from(hkid.0) << shift;
-    status(
-        on,
-        Regs {
-            rcx,
-            ..Regs::call(Leaf::PHYMEM_PAGE_WBINVD)
-        },
-    )
+    status(on, || Regs {
+        rcx,
+        ..Regs::call(Leaf::PHYMEM_PAGE_WBINVD)
+    })
 }
 
 /// TDH.PHYMEM.CACHE.WB: starts, or goes on after an interrupt.
 pub fn tdh_phymem_cache_wb(on: On, resume: bool) -> TdxStatus {
-    status(
-        on,
-        Regs {
-            rcx: u64::from(resume),
-            ..Regs::call(Leaf::PHYMEM_CACHE_WB)
-        },
-    )
+    status(on, || Regs {
+        rcx: u64::from(resume),
+        ..Regs::call(Leaf::PHYMEM_CACHE_WB)
+    })
 }

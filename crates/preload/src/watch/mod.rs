@@ -141,6 +141,10 @@ fn is_probing(errno: Errno) -> bool {
 pub struct Observing(pub Arc<Watch>);
 
 impl Observer for Observing {
+    fn watches_seamcalls(&self) -> bool {
+        false
+    }
+
     fn ioctl(&self, call: &IoctlCall) {
         self.0.counts.with(|counts| {
             let count = counts.ioctls.entry(call.name.to_owned()).or_default();
