@@ -29,6 +29,8 @@ pub enum NoFolio {
 struct Cache {
     nodes: BTreeMap<u64, Node>,
     poisoned: BTreeSet<u64>,
+    /// Pages that are up to date (`folio_test_uptodate`), where anybody asks.
+    prepared: BTreeSet<u64>,
 }
 
 impl Cache {
@@ -36,6 +38,11 @@ impl Cache {
     fn get(&self, index: u64) -> Option<Hpa> {
         let page = self.nodes.get(&(index / PER_NODE))?[(index % PER_NODE) as usize];
         (page != NONE).then_some(Hpa(page))
+    }
+
+    fn take_range(&mut self, start: u64, end: u64) -> Vec<Hpa> {
+        self.prepared.retain(|index| !(start..end).contains(index));
+        take_range(&mut self.nodes, start, end)
     }
 
     fn insert(&mut self, index: u64, page: Hpa) {
@@ -103,12 +110,20 @@ impl Folios {
 
     /// `truncate_inode_pages_range`: frees the pages of `start..end`.
     pub fn truncate(&self, host: &Host, start: u64, end: u64) {
-        let gone = self
-            .cache
-            .with(|cache| take_range(&mut cache.nodes, start, end));
+        let gone = self.cache.with(|cache| cache.take_range(start, end));
         for page in gone {
             host.free_page(self.owner, page);
         }
+    }
+
+    /// `kvm_gmem_mark_prepared`: the page is up to date from now on.
+    pub fn mark_prepared(&self, index: u64) {
+        self.cache.with(|cache| cache.prepared.insert(index));
+    }
+
+    /// Whether the page is up to date.
+    pub fn is_prepared(&self, index: u64) -> bool {
+        self.cache.with(|cache| cache.prepared.contains(&index))
     }
 
     /// Marks the page as having a memory error.

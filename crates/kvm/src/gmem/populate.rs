@@ -1,13 +1,17 @@
 //! `kvm_gmem_populate` of one page: the source is pinned, the page found, and handed to TDX.
 //!
 //! # Locking
-//! `slots_lock` is held by the caller. The source page is pinned outside of
-//! `filemap_invalidate_lock`, which is then held exclusively while the page enters the TD.
+//! `slots_lock` is held by the caller. `filemap_invalidate_lock` is held exclusively while the page
+//! enters the TD. v7.3 pins the source page before that lock is taken; to v6.19 it is pinned inside of
+//! it ([`GmemPopulate`]).
+
+use std::sync::Arc;
 
 use seamlock_tdx_abi::kvm::Errno;
 use seamlock_tdx_abi::{Gfn, Hpa};
 
 use super::{Gmem, NoFolio};
+use crate::discipline::GmemPopulate;
 use crate::error::{Result, fail};
 use crate::file::{File, Kind};
 use crate::task::Task;
@@ -41,42 +45,100 @@ pub(crate) fn populate_page(
     let Some(file) = slot.gmem() else {
         return fail(Errno::EFAULT, SITE, "the guest_memfd is being closed");
     };
-    let result = if task.signal_pending() {
-        fail(Errno::EINTR, SITE, "a signal is pending")
-    } else {
-        pin().and_then(|()| populate_folio(kvm, &file, &slot, gfn, post))
+    let to = To {
+        kvm,
+        file: &file,
+        slot: &slot,
+        gfn,
+    };
+    let result = match kvm.discipline.gmem {
+        GmemPopulate::PinsFirst => pins_first(task, &to, pin, post),
+        GmemPopulate::TracksPreparation => tracks_preparation(task, &to, pin, post),
     };
     file.put(task);
     result
 }
 
-/// `__kvm_gmem_populate`.
-fn populate_folio(
-    kvm: &Kvm,
-    file: &std::sync::Arc<File>,
-    slot: &Slot,
+/// Where a page is populated.
+struct To<'a> {
+    kvm: &'a Kvm,
+    file: &'a Arc<File>,
+    slot: &'a Slot,
     gfn: Gfn,
+}
+
+impl<'a> To<'a> {
+    fn gmem(&self) -> Result<&'a Gmem> {
+        const SITE: &str = "virt/kvm/guest_memfd.c:836 __kvm_gmem_populate";
+        match self.file.kind() {
+            Kind::Gmem(gmem) => Ok(gmem),
+            _ => fail(Errno::EFAULT, SITE, "the slot's file is no guest_memfd"),
+        }
+    }
+
+    fn index(&self) -> u64 {
+        self.slot.gmem_index(self.gfn)
+    }
+
+    fn check_private(&self, site: &'static str) -> Result<()> {
+        if !self.kvm.attributes.is_private(self.gfn) {
+            return fail(
+                Errno::EINVAL,
+                site,
+                "the frame's attributes are not PRIVATE",
+            );
+        }
+        Ok(())
+    }
+}
+
+/// From v7.0 on: `kvm_gmem_populate` pins, `__kvm_gmem_populate` does the rest under the lock.
+fn pins_first(
+    task: &Task,
+    to: &To,
+    pin: impl FnOnce() -> Result<()>,
     post: impl FnOnce(PrivatePage) -> Result<()>,
 ) -> Result<()> {
     const SITE: &str = "virt/kvm/guest_memfd.c:836 __kvm_gmem_populate";
-    let Kind::Gmem(gmem) = file.kind() else {
-        return fail(Errno::EFAULT, SITE, "the slot's file is no guest_memfd");
-    };
-    let _filemap = gmem.invalidate_lock.write();
-    let page = gmem.pfn(file, slot, slot.gmem_index(gfn))?;
-    if !kvm.attributes.is_private(gfn) {
-        return fail(
-            Errno::EINVAL,
-            SITE,
-            "the frame's attributes are not PRIVATE",
-        );
+    if task.signal_pending() {
+        const SITE: &str = "virt/kvm/guest_memfd.c:875 kvm_gmem_populate";
+        return fail(Errno::EINTR, SITE, "a signal is pending");
     }
-    post(PrivatePage { gfn, page })
+    pin()?;
+    let gmem = to.gmem()?;
+    let _filemap = gmem.invalidate_lock.write();
+    let page = gmem.pfn(to.file, to.slot, to.index())?;
+    to.check_private(SITE)?;
+    post(PrivatePage { gfn: to.gfn, page })
+}
+
+/// To v6.19: all under the lock. A page that is up to date was populated, or faulted in, before.
+fn tracks_preparation(
+    task: &Task,
+    to: &To,
+    pin: impl FnOnce() -> Result<()>,
+    post: impl FnOnce(PrivatePage) -> Result<()>,
+) -> Result<()> {
+    const SITE: &str = "v6.16 virt/kvm/guest_memfd.c:642 kvm_gmem_populate";
+    let gmem = to.gmem()?;
+    let _filemap = gmem.invalidate_lock.write();
+    if task.signal_pending() {
+        return fail(Errno::EINTR, SITE, "a signal is pending");
+    }
+    let page = gmem.pfn(to.file, to.slot, to.index())?;
+    if gmem.folios.is_prepared(to.index()) {
+        return fail(Errno::EEXIST, SITE, "the page is up to date already");
+    }
+    to.check_private(SITE)?;
+    pin()?;
+    post(PrivatePage { gfn: to.gfn, page })?;
+    gmem.folios.mark_prepared(to.index());
+    Ok(())
 }
 
 impl Gmem {
     /// `__kvm_gmem_get_pfn`: the page of an index, for this slot.
-    pub(crate) fn pfn(&self, file: &std::sync::Arc<File>, slot: &Slot, index: u64) -> Result<Hpa> {
+    pub(crate) fn pfn(&self, file: &Arc<File>, slot: &Slot, index: u64) -> Result<Hpa> {
         const SITE: &str = "virt/kvm/guest_memfd.c:745 __kvm_gmem_get_pfn";
         let current = slot.gmem_file.with(|f| f.is_some());
         if !current || !self.is_file(file) {
@@ -93,7 +155,7 @@ impl Gmem {
     }
 }
 
-/// `kvm_gmem_get_pfn`, for a fault.
+/// `kvm_gmem_get_pfn`, for a fault. The page is up to date afterwards, where that is tracked.
 pub(crate) fn kvm_gmem_get_pfn(task: &Task, kvm: &Kvm, slot: &Slot, gfn: Gfn) -> Result<Hpa> {
     const SITE: &str = "virt/kvm/guest_memfd.c:774 kvm_gmem_get_pfn";
     let Some(file) = slot.gmem() else {
@@ -104,7 +166,15 @@ pub(crate) fn kvm_gmem_get_pfn(task: &Task, kvm: &Kvm, slot: &Slot, gfn: Gfn) ->
         );
     };
     let page = match file.kind() {
-        Kind::Gmem(gmem) => gmem.pfn(&file, slot, slot.gmem_index(gfn)),
+        Kind::Gmem(gmem) => {
+            let index = slot.gmem_index(gfn);
+            let page = gmem.pfn(&file, slot, index);
+            let tracked = kvm.discipline.gmem == GmemPopulate::TracksPreparation;
+            if tracked && page.is_ok() {
+                gmem.folios.mark_prepared(index);
+            }
+            page
+        }
         _ => fail(Errno::EFAULT, SITE, "the slot's file is no guest_memfd"),
     };
     debug_assert!(std::ptr::eq(file.host().as_ref(), kvm.host.as_ref()));

@@ -130,7 +130,7 @@ paths! {
         Part::VcpuCommand(TdxCmdId::KVM_TDX_GET_CPUID), LOAD, Part::Steps(|c| c.get_cpuid)];
     "KVM_TDX_INIT_MEM_REGION" => "tdx.c tdx_vcpu_init_mem_region", [
         Part::VcpuCommand(TdxCmdId::KVM_TDX_INIT_MEM_REGION), LOAD,
-        Part::Steps(|c| c.init_mem_region),
+        Part::Steps(|c| c.init_mem_region), Part::Steps(|c| c.init_mem_region_tested),
         Part::Takes(&[inside(&MMAP_LOCK), lock(&FILEMAP_LOCK), read(&MMU_LOCK)])];
     "KVM_TDX_FINALIZE_VM" => "tdx.c tdx_td_finalize", [
         Part::Steps(|c| c.vm), Part::Steps(|c| c.finalize_vm)];

@@ -11,7 +11,7 @@ use crate::error::{Error, Result, fail};
 use crate::task::Task;
 use crate::vm::Kvm;
 
-/// `tdx_td_finalize`. `hw_error` is set whatever happens.
+/// `tdx_td_finalize`. `hw_error` is set whatever TDH.MR.FINALIZE answers.
 pub(super) fn tdx_td_finalize(
     task: &Task,
     kvm: &Kvm,
@@ -28,6 +28,10 @@ pub(super) fn tdx_td_finalize(
     };
     if kvm.tdx.state() == TdState::Runnable {
         return fail(Errno::EINVAL, SITE, "the TD is finalized already");
+    }
+    if kvm.tdx.nr_premapped.load() != 0 {
+        const SITE: &str = "v6.16 tdx.c:2869 tdx_td_finalize";
+        return fail(Errno::EINVAL, SITE, "a premapped page was never added");
     }
     let status = tdh_mr_finalize(kvm.on(task), tdr);
     cmd.hw_error = status.0;

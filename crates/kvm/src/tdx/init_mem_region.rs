@@ -2,22 +2,20 @@
 //!
 //! # Locking
 //! The VM-state guard, with the vCPU loaded; for each page `filemap_invalidate_lock` exclusively, and
-//! `mmu_lock` for reading while the page is mapped. MR.EXTEND runs outside of `mmu_lock`.
+//! then what `post_populate` takes.
 
-use seamlock_sync::relax;
 use seamlock_tdx_abi::kvm::{Errno, KVM_TDX_MEASURE_MEMORY_REGION, KvmTdxCmd, KvmTdxInitMemRegion};
-use seamlock_tdx_abi::measure::EXTEND_CHUNK_BYTES;
-use seamlock_tdx_abi::{Gfn, Gpa, Hpa, Leaf as Seam, PAGE_SHIFT, PAGE_SIZE};
+use seamlock_tdx_abi::{Gpa, PAGE_SHIFT, PAGE_SIZE};
 
 use super::guard::VmStateGuard;
-use super::seamcall::tdh_mr_extend;
+use super::post_populate::Load;
 use super::state::TdState;
-use crate::error::{Error, Result, fail};
-use crate::gmem::{PrivatePage, populate_page};
+use crate::discipline::{Population, Unlocked};
+use crate::error::{Result, fail};
+use crate::gmem::populate_page;
 use crate::host::Owner;
-use crate::mmu::{Leaf, Mapped};
 use crate::task::Task;
-use crate::vcpu::{Vcpu, VcpuRef, VcpuTdState};
+use crate::vcpu::{VcpuRef, VcpuTdState};
 use crate::vm::Kvm;
 
 /// `tdx_vcpu_init_mem_region`. The region is copied back, advanced by what was done, whenever its
@@ -26,7 +24,7 @@ pub(super) fn tdx_vcpu_init_mem_region(
     task: &Task,
     vcpu: &VcpuRef,
     cmd: &KvmTdxCmd,
-    guard: &VmStateGuard,
+    guard: &mut VmStateGuard,
 ) -> Result<()> {
     const SITE: &str = "tdx.c:3264 tdx_vcpu_init_mem_region";
     let kvm = vcpu.kvm();
@@ -37,6 +35,7 @@ pub(super) fn tdx_vcpu_init_mem_region(
             "the vCPU is not initialized: INIT_VCPU comes first",
         );
     }
+    guard.extend(task, kvm.discipline.commands.init_mem_region_tested)?;
     if kvm.tdx.state() == TdState::Runnable {
         return fail(Errno::EINVAL, SITE, "the TD is finalized");
     }
@@ -45,6 +44,13 @@ pub(super) fn tdx_vcpu_init_mem_region(
     }
     let mut region: KvmTdxInitMemRegion = task.get(cmd.data, SITE)?;
     check_region(kvm, &region)?;
+    // The mail's tdx_vcpu_async_ioctl leaves vcpu_load to here.
+    let unloaded = matches!(kvm.discipline.commands.unlocked, Unlocked::Only(_));
+    let _loaded = unloaded.then(|| vcpu.load(task));
+    if kvm.discipline.population == Population::Premap {
+        // v6.16 loads the roots once and does not look at the result.
+        let _ = crate::mmu::kvm_mmu_reload(task, kvm, vcpu);
+    }
     let owner = Owner::vcpu(kvm.number, vcpu.born_at() as u64);
     let Some(source) = kvm.host.alloc_page(owner) else {
         return fail(Errno::ENOMEM, SITE, "memory is exhausted");
@@ -89,16 +95,6 @@ fn check_region(kvm: &Kvm, region: &KvmTdxInitMemRegion) -> Result<()> {
     Ok(())
 }
 
-struct Load<'a> {
-    task: &'a Task<'a>,
-    kvm: &'a Kvm,
-    vcpu: &'a Vcpu,
-    guard: &'a VmStateGuard<'a>,
-    /// The page that the source is copied to: user memory is not in the machine's physical memory.
-    source: Hpa,
-    measure: bool,
-}
-
 impl Load<'_> {
     fn region(&self, region: &mut KvmTdxInitMemRegion) -> Result<()> {
         const SITE: &str = "tdx.c:3297 tdx_vcpu_init_mem_region";
@@ -128,75 +124,5 @@ impl Load<'_> {
         };
         self.task
             .pin_page(source_addr, SITE, &mut |bytes| frame.write_words(0, bytes))
-    }
-
-    /// `tdx_gmem_post_populate`.
-    fn post_populate(&self, page: PrivatePage) -> Result<()> {
-        const SITE: &str = "tdx.c:3236 tdx_gmem_post_populate";
-        let kvm = self.kvm;
-        let busy = kvm.tdx.page_add_src.load() != 0;
-        if kvm.bug_on(busy, SITE, "a PAGE.ADD is under way already") {
-            return fail(Errno::EIO, SITE, "a PAGE.ADD is under way already");
-        }
-        kvm.tdx.page_add_src.store(self.source.0);
-        let result = self.map_private_pfn(page);
-        kvm.tdx.page_add_src.store(0);
-        result?;
-        if self.measure {
-            self.extend(page.gfn)
-        } else {
-            Ok(())
-        }
-    }
-
-    /// `kvm_tdp_mmu_map_private_pfn`.
-    fn map_private_pfn(&self, page: PrivatePage) -> Result<()> {
-        const SITE: &str = "arch/x86/kvm/mmu/mmu.c:5226 kvm_tdp_mmu_map_private_pfn";
-        let (task, kvm) = (self.task, self.kvm);
-        crate::mmu::kvm_mmu_reload(task, kvm, self.vcpu)?;
-        let leaf = Leaf {
-            gfn: page.gfn.0,
-            page: page.page,
-        };
-        loop {
-            if task.signal_pending() {
-                return fail(Errno::EINTR, SITE, "a signal is pending");
-            }
-            if self.vcpu.is_vm_dead_requested() {
-                return fail(Errno::EIO, SITE, "the VM is dead");
-            }
-            task.resched();
-            let mapped = {
-                let mmu = kvm.mmu_lock.read();
-                crate::mmu::kvm_tdp_mmu_map(task, kvm, self.vcpu, leaf, &mmu)
-            };
-            match mapped {
-                Mapped::Fixed => return Ok(()),
-                Mapped::Spurious if kvm.discipline.outcomes.spurious_is_success => return Ok(()),
-                Mapped::Spurious => return fail(Errno::EIO, SITE, "the page is mapped already"),
-                Mapped::Retry(busy) => relax(busy),
-            }
-        }
-    }
-
-    /// TDH.MR.EXTEND over the page: under the guard it can't fail, so a failure is a bug.
-    fn extend(&self, gfn: Gfn) -> Result<()> {
-        const SITE: &str = "tdx.c:3255 tdx_gmem_post_populate";
-        let kvm = self.guard.kvm();
-        let Some(tdr) = kvm.tdx.tdr() else {
-            return fail(Errno::EIO, SITE, "the TD has no TDR");
-        };
-        for offset in (0..PAGE_SIZE).step_by(EXTEND_CHUNK_BYTES as usize) {
-            let out = tdh_mr_extend(kvm.on(self.task), tdr, Gpa(gfn.gpa().0 + offset));
-            if out.status == seamlock_tdx_abi::TdxStatus::SUCCESS {
-                continue;
-            }
-            if kvm.discipline.outcomes.mr_extend_bugs {
-                kvm.tdx_bug_on(out.status, Seam::MR_EXTEND, SITE, out.operands());
-            }
-            let reason = format!("TDH.MR.EXTEND failed with {}", out.status);
-            return Err(Error::with(Errno::EIO, SITE, reason));
-        }
-        Ok(())
     }
 }

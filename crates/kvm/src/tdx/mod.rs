@@ -15,6 +15,7 @@ mod get_cpuid;
 mod init_mem_region;
 mod init_vcpu;
 mod init_vm;
+mod post_populate;
 pub(crate) mod release;
 pub(crate) mod sept;
 mod td_params;

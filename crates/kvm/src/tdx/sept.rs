@@ -6,6 +6,7 @@
 //! free then.
 
 use seamlock_sync::{Name, ReadGuard, WriteGuard};
+use seamlock_tdx_abi::sept::SeptEntry;
 use seamlock_tdx_abi::{Gfn, Hkid, Hpa, Leaf as Seam, OperandId, TdxStatus};
 use seamlock_tdx_module::locks as module_locks;
 
@@ -14,6 +15,7 @@ use super::seamcall::{
     tdh_mem_sept_add, tdh_mem_track, tdh_phymem_page_wbinvd,
 };
 use super::state::TdState;
+use crate::discipline::Population;
 use crate::mmu::Leaf;
 use crate::task::Task;
 use crate::vcpu::{REQ_OUTSIDE_GUEST_MODE, Vcpu};
@@ -75,7 +77,8 @@ pub(crate) fn tdx_sept_map_nonleaf_spte(
     add_outcome(kvm, Seam::MEM_SEPT_ADD, SITE, out)
 }
 
-/// `tdx_sept_map_leaf_spte`: PAGE.ADD before the TD is finalized, PAGE.AUG after.
+/// `tdx_sept_map_leaf_spte`: PAGE.ADD before the TD is finalized, PAGE.AUG after. Where pages are
+/// premapped, PAGE.ADD follows when the mirror is done.
 #[inline]
 pub(crate) fn tdx_sept_map_leaf_spte(
     task: &Task,
@@ -96,7 +99,13 @@ pub(crate) fn tdx_sept_map_leaf_spte(
         let out = tdh_mem_page_aug(on, tdr, Gfn(leaf.gfn).gpa(), leaf.page);
         return add_outcome(kvm, Seam::MEM_PAGE_AUG, "tdx.c:1676 tdx_mem_page_aug", out);
     }
-    tdx_mem_page_add(kvm, on, tdr, leaf)
+    match kvm.discipline.population {
+        Population::MapGivenPfn => tdx_mem_page_add(kvm, on, tdr, leaf),
+        Population::Premap => {
+            kvm.tdx.nr_premapped.fetch_add(1);
+            External::Done
+        }
+    }
 }
 
 #[inline]
@@ -159,6 +168,10 @@ pub(crate) fn tdx_sept_remove_leaf_spte(
     };
     let gpa = Gfn(gfn).gpa();
     let out = tdh_do_no_vcpus(task, kvm, mmu, |on| tdh_mem_range_block(on, tdr, gpa));
+    if is_premapped(kvm, &out) {
+        kvm.tdx.nr_premapped.fetch_sub(1);
+        return true;
+    }
     if kvm.tdx_bug_on(out.status, Seam::MEM_RANGE_BLOCK, SITE, out.operands()) {
         return false;
     }
@@ -168,6 +181,17 @@ pub(crate) fn tdx_sept_remove_leaf_spte(
         return false;
     }
     write_back(task, kvm, page, hkid, SITE)
+}
+
+/// `tdx_is_sept_zap_err_due_to_premap` of v6.16: the page never entered the secure EPT.
+fn is_premapped(kvm: &Kvm, block: &Extended) -> bool {
+    let entry = SeptEntry::from_bits_retain(block.entry);
+    let mapped = entry.contains(SeptEntry::LEAF) && entry.intersects(SeptEntry::RWX);
+    kvm.discipline.population == Population::Premap
+        && block.status == TdxStatus::EPT_ENTRY_STATE_INCORRECT.with(OperandId::RCX)
+        && kvm.tdx.state() != TdState::Runnable
+        && !mapped
+        && kvm.tdx.nr_premapped.load() != 0
 }
 
 fn write_back(task: &Task, kvm: &Kvm, page: Hpa, hkid: Hkid, site: &'static str) -> bool {

@@ -15,6 +15,7 @@ use crate::locks::cells;
 use crate::vm::Kvm;
 
 static PAGE_ADD_SRC: Class = Class::new("kvm_tdx->page_add_src");
+static NR_PREMAPPED: Class = Class::new("kvm_tdx->nr_premapped");
 
 /// `enum kvm_tdx_state`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,6 +70,8 @@ pub struct KvmTdx {
     pub(crate) wait_for_sept_zap: Shared<bool>,
     /// The source of the PAGE.ADD that is under way; 0 for none.
     pub(crate) page_add_src: Shared<u64>,
+    /// Pages that the mirror has and the secure EPT lacks (`Population::Premap` only).
+    pub(crate) nr_premapped: Shared<u64>,
 }
 
 impl KvmTdx {
@@ -83,7 +86,13 @@ impl KvmTdx {
             config: Private::default(),
             wait_for_sept_zap: Shared::new(cells::WAIT_FOR_SEPT_ZAP.at(vm), false),
             page_add_src: Shared::new(PAGE_ADD_SRC.at(vm), 0),
+            nr_premapped: Shared::new(NR_PREMAPPED.at(vm), 0),
         }
+    }
+
+    /// Pages that were mapped and not added yet; always 0 but under `Population::Premap`.
+    pub fn nr_premapped(&self) -> u64 {
+        self.nr_premapped.peek()
     }
 
     /// `kvm_tdx->state`.

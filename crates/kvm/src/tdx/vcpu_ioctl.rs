@@ -61,6 +61,10 @@ pub(crate) fn tdx_vcpu_unlocked_ioctl(task: &Task, vcpu: &VcpuRef, argp: u64) ->
 fn unlocked(task: &Task, vcpu: &VcpuRef, cmd: &KvmTdxCmd, is_own: bool) -> Result<bool> {
     let kvm: &Kvm = vcpu.kvm();
     let mut guard = VmStateGuard::acquire(task, kvm, kvm.discipline.commands.vcpu_unlocked)?;
+    if matches!(kvm.discipline.commands.unlocked, Unlocked::Only(_)) {
+        // tdx_vcpu_async_ioctl of the mail hands on at once.
+        return command(task, vcpu, cmd, &mut guard).map(|()| true);
+    }
     check_building(kvm, "tdx.c:3345 tdx_vcpu_unlocked_ioctl")?;
     let _loaded = vcpu.load(task);
     if !is_own {
@@ -85,6 +89,7 @@ pub(crate) fn tdx_vcpu_ioctl(task: &Task, vcpu: &VcpuRef, argp: u64) -> Result<i
     let mut guard = VmStateGuard::acquire(task, kvm, &[])?;
     if id == TdxCmdId::KVM_TDX_GET_CPUID {
         guard.extend(task, kvm.discipline.commands.get_cpuid)?;
+        retest(kvm)?;
         return tdx_vcpu_get_cpuid(task, vcpu, &cmd).map(|()| 0);
     }
     command(task, vcpu, &cmd, &mut guard).map(|()| 0)
@@ -95,6 +100,7 @@ fn command(task: &Task, vcpu: &VcpuRef, cmd: &KvmTdxCmd, guard: &mut VmStateGuar
     match TdxCmdId(cmd.id) {
         TdxCmdId::KVM_TDX_INIT_VCPU => {
             guard.extend(task, commands.init_vcpu)?;
+            retest(vcpu.kvm())?;
             tdx_vcpu_init(task, vcpu, cmd, guard)
         }
         TdxCmdId::KVM_TDX_INIT_MEM_REGION => {
@@ -103,6 +109,15 @@ fn command(task: &Task, vcpu: &VcpuRef, cmd: &KvmTdxCmd, guard: &mut VmStateGuar
         }
         _ => Err(unknown()),
     }
+}
+
+/// The TD's state once more, now that the command's own locks keep it still, where the discipline says
+/// so.
+fn retest(kvm: &Kvm) -> Result<()> {
+    if kvm.discipline.commands.retest_state {
+        check_building(kvm, "seamlock: discipline slots-retest")?;
+    }
+    Ok(())
 }
 
 fn unknown() -> Error {

@@ -26,7 +26,7 @@ use crate::vm::Kvm;
 
 pub(crate) use create::kvm_vm_ioctl_create_vcpu;
 pub use load::Loaded;
-pub(crate) use run::{kvm_arch_vcpu_ioctl_run, kvm_vcpu_pre_fault_memory};
+pub(crate) use run::{kvm_arch_vcpu_ioctl_run, kvm_tdp_map_page, kvm_vcpu_pre_fault_memory};
 
 /// `KVM_REQ_VM_DEAD`.
 pub const REQ_VM_DEAD: u64 = 1;

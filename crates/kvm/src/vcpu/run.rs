@@ -16,9 +16,11 @@ use seamlock_tdx_abi::{Gpa, TdxStatus};
 use seamlock_tdx_module::After;
 
 use super::{Mode, Vcpu, VcpuRef, VcpuTdState};
-use crate::error::{Error, Result, fail};
+use crate::discipline::InvalidSlot;
+use crate::error::{Result, fail};
 use crate::gmem;
 use crate::guest::Entered;
+use crate::locks::cells;
 use crate::mmu::{self, Leaf, Mapped};
 use crate::task::Task;
 use crate::tdx::seamcall::tdh_vp_enter;
@@ -238,6 +240,13 @@ fn pre_fault_page(task: &Task, kvm: &Kvm, vcpu: &Vcpu, gpa: u64) -> Result<()> {
         return fail(Errno::EINVAL, SITE, "the address has the shared bit");
     }
     mmu::kvm_mmu_reload(task, kvm, vcpu)?;
+    kvm_tdp_map_page(task, kvm, vcpu, Gpa(gpa))
+}
+
+/// `kvm_tdp_page_prefault`, to v6.16 `kvm_tdp_map_page`: simulated faults until one is not to be
+/// retried.
+pub(crate) fn kvm_tdp_map_page(task: &Task, kvm: &Kvm, vcpu: &Vcpu, gpa: Gpa) -> Result<()> {
+    const SITE: &str = "arch/x86/kvm/mmu/mmu.c kvm_tdp_page_prefault";
     loop {
         if task.signal_pending() {
             return fail(Errno::EINTR, SITE, "a signal is pending");
@@ -246,7 +255,7 @@ fn pre_fault_page(task: &Task, kvm: &Kvm, vcpu: &Vcpu, gpa: u64) -> Result<()> {
             return fail(Errno::EIO, SITE, "the VM is dead");
         }
         task.resched();
-        match kvm_tdp_page_prefault(task, kvm, vcpu, Gpa(gpa))? {
+        match simulate_fault(task, kvm, vcpu, gpa)? {
             Mapped::Retry(busy) => relax(busy),
             Mapped::Fixed | Mapped::Spurious => return Ok(()),
         }
@@ -255,7 +264,7 @@ fn pre_fault_page(task: &Task, kvm: &Kvm, vcpu: &Vcpu, gpa: u64) -> Result<()> {
 
 /// One simulated fault. A shared page needs nothing here: the shared EPT is the
 /// host's own and not modelled.
-fn kvm_tdp_page_prefault(task: &Task, kvm: &Kvm, vcpu: &Vcpu, gpa: Gpa) -> Result<Mapped> {
+fn simulate_fault(task: &Task, kvm: &Kvm, vcpu: &Vcpu, gpa: Gpa) -> Result<Mapped> {
     const SITE: &str = "arch/x86/kvm/mmu/mmu.c:4734 kvm_mmu_faultin_pfn";
     let gfn = gpa.gfn();
     let seq = kvm.mirror.seq();
@@ -263,11 +272,13 @@ fn kvm_tdp_page_prefault(task: &Task, kvm: &Kvm, vcpu: &Vcpu, gpa: Gpa) -> Resul
         return fail(Errno::ENOENT, SITE, "no memslot is at this address");
     };
     if slot.invalid {
-        return Err(Error::new(
-            Errno::EAGAIN,
-            SITE,
-            "the memslot is being deleted or moved",
-        ));
+        return match kvm.discipline.invalid_slot {
+            InvalidSlot::Retries => Ok(Mapped::Retry(cells::MEMSLOTS.at(kvm.number))),
+            InvalidSlot::GivesUp => {
+                const WHY: &str = "the memslot is being deleted or moved";
+                fail(Errno::EAGAIN, SITE, WHY)
+            }
+        };
     }
     if !kvm.attributes.is_private(gfn) || !kvm.is_td() {
         return Ok(Mapped::Fixed);
