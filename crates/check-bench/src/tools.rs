@@ -152,11 +152,13 @@ pub fn measure(tool: Tool, program: &Program, seconds: u64) -> Measured {
     } else {
         how
     };
-    // All tools run on one thread. Its own time does not count what else the machine does.
+    // All tools run on one thread. Its own time does not count what else the machine does, but it is
+    // only told when the scheduler looks, which is too seldom for what is short.
     let seconds = match (worked, on_cpu()) {
-        (Some(before), Some(after)) => (after - before).as_secs_f64(),
-        _ => elapsed.as_secs_f64(),
-    };
+        (Some(before), Some(after)) if elapsed > SHORT => after.saturating_sub(before),
+        _ => elapsed,
+    }
+    .as_secs_f64();
     Measured {
         how,
         executions,
@@ -207,6 +209,9 @@ fn ours(tool: Tool, program: &Program, limit: Duration) -> (How, u64) {
         Err(_) => (How::Cannot, 0),
     }
 }
+
+/// Below this, time by the clock is better than time on a CPU.
+const SHORT: Duration = Duration::from_millis(50);
 
 #[expect(clippy::disallowed_methods, reason = "a measurement")]
 fn now() -> Instant {

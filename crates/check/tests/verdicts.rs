@@ -404,3 +404,46 @@ fn a_scenario_that_cannot_run_is_an_error() {
         Verdict::Proved { traces: 1 }
     ));
 }
+
+#[test]
+fn what_commutes_is_run_in_one_order_only() {
+    let traces = |scenario: &dyn Fn(&mut Setup)| match verdict(scenario, &Options::default()) {
+        Verdict::Proved { traces } => traces,
+        verdict => panic!("{verdict}"),
+    };
+    let three = |setup: &mut Setup, body: Rc<dyn Fn()>| {
+        for name in ["a", "b", "c"] {
+            let body = body.clone();
+            setup.thread(name, move || body());
+        }
+    };
+    let counted = |setup: &mut Setup| {
+        let users = Shared::new(CELL.only(), 0u32);
+        let body = move || {
+            users.add(1);
+            users.sub(1);
+        };
+        three(setup, Rc::new(body));
+    };
+    let read = |setup: &mut Setup| {
+        let lock = RwLock::new(LOCK.only(), ());
+        three(setup, Rc::new(move || drop((lock.read(), lock.read()))));
+    };
+    let shared = |setup: &mut Setup| {
+        let word = SharexHp::new();
+        let body = move || {
+            assert!(word.try_shared(WORD.only()));
+            word.release_shared(WORD.only());
+        };
+        three(setup, Rc::new(body));
+    };
+    let seen = |setup: &mut Setup| {
+        let users = Shared::new(CELL.only(), 0u32);
+        three(setup, Rc::new(move || assert!(users.fetch_add(1) < 3)));
+    };
+    assert_eq!(
+        (traces(&counted), traces(&read), traces(&shared)),
+        (1, 1, 1)
+    );
+    assert_eq!(traces(&seen), 6, "who sees what was there is ordered");
+}
