@@ -266,7 +266,10 @@ mod tests {
             assert!(seen.insert(leaf.0), "{leaf} twice");
             assert_eq!(leaf.name().and_then(Leaf::from_name), Some(*leaf));
             assert_eq!(leaf.spec_name().and_then(Leaf::from_name), Some(*leaf));
-            assert!(leaf.summary().is_some_and(|text| text.ends_with('.')), "{leaf}");
+            assert!(
+                leaf.summary().is_some_and(|text| text.ends_with('.')),
+                "{leaf}"
+            );
         }
         assert_eq!(Leaf::from_name("TDH.NO.SUCH"), None);
     }

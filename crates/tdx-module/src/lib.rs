@@ -9,8 +9,8 @@
 #![forbid(unsafe_code)]
 
 pub mod audit;
-pub mod guest;
 pub mod cpuid;
+pub mod guest;
 pub mod locks;
 pub mod measure;
 pub mod memory;
