@@ -5,6 +5,7 @@
 #![allow(clippy::disallowed_methods)]
 
 mod bench;
+mod explain;
 mod failure;
 mod launch;
 mod progress;
@@ -30,6 +31,7 @@ enum Command {
     Run(run::Run),
     Launch(launch::Launch),
     Vectors(vectors::Vectors),
+    Explain(explain::Explain),
     Bench(bench::Bench),
 }
 
@@ -39,6 +41,7 @@ fn main() -> ExitCode {
         Command::Run(command) => command.run(),
         Command::Launch(command) => command.run(),
         Command::Vectors(command) => command.run(),
+        Command::Explain(command) => command.run(),
         Command::Bench(command) => command.run(),
     };
     failure::exit_code(done)

@@ -9,7 +9,9 @@ mod locks;
 mod operands;
 mod sept;
 
-pub use guest::{GUEST_ACCESSIBLE, GUEST_SEPT_STATES_ALLOWED, guest_sept_state_allows};
+pub use guest::{
+    GUEST_ACCESSIBLE, GUEST_LOCKS, GUEST_SEPT_STATES_ALLOWED, guest_sept_state_allows,
+};
 pub use locks::{LOCKS, LeafLocks, LockPath, LockUse, LockWord, locks_of};
 pub use operands::{LeafOperands, OPERANDS, Operand, operands_of};
 pub use sept::{SEPT_STATES_ALLOWED, SEPT_TRAITS, SeptTrait, sept_is, sept_state_allows};

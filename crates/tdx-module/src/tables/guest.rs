@@ -1,9 +1,49 @@
-//! States of secure-EPT entries: which guest leaf accepts which.
+//! What guest leaves ask for: states of secure-EPT entries, and lock words.
 //!
-//! Source: TDX module 1.5, `sept_state_lookup.c`.
+//! Source: TDX module 1.5, `sept_state_lookup.c`, `tdg_mem_page_accept.c` and its like.
 
+use seamlock_sync::Mode;
 use seamlock_tdx_abi::guest_leaf::GuestLeaf;
+use seamlock_tdx_abi::operand::OperandId;
 use seamlock_tdx_abi::sept::SeptState;
+
+use super::LockWord;
+
+/// The lock word that a guest leaf takes by the guest's rules, and the operand that it names in
+/// OPERAND_BUSY. All run under the TDVPR and the TDR, which VP.ENTER holds shared; leaves that are not
+/// listed take no word.
+pub const GUEST_LOCKS: &[(GuestLeaf, LockWord, Mode, OperandId)] = &[
+    (
+        GuestLeaf::MEM_PAGE_ACCEPT,
+        LockWord::SeptEntry,
+        Mode::Exclusive,
+        OperandId::RCX,
+    ),
+    (
+        GuestLeaf::MEM_PAGE_ATTR_RD,
+        LockWord::SeptEntry,
+        Mode::Exclusive,
+        OperandId::RCX,
+    ),
+    (
+        GuestLeaf::MEM_PAGE_ATTR_WR,
+        LockWord::SeptEntry,
+        Mode::Exclusive,
+        OperandId::RCX,
+    ),
+    (
+        GuestLeaf::MR_REPORT,
+        LockWord::Rtmr,
+        Mode::Shared,
+        OperandId::RTMR,
+    ),
+    (
+        GuestLeaf::MR_RTMR_EXTEND,
+        LockWord::Rtmr,
+        Mode::Exclusive,
+        OperandId::RTMR,
+    ),
+];
 
 /// States in which the guest can at least read the page.
 pub const GUEST_ACCESSIBLE: &[SeptState] = &[

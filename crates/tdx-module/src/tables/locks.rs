@@ -37,6 +37,8 @@ pub enum LockWord {
     SeptTable,
     /// The TD's TLB epoch.
     TdEpoch,
+    /// The TD's run-time measurement registers. Only guest leaves take it.
+    Rtmr,
 }
 
 /// How the module comes to a lock word.

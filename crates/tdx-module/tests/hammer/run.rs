@@ -11,13 +11,13 @@ use seamlock_tdx_abi::status::TdxStatus;
 use seamlock_tdx_module::audit::Fault;
 use seamlock_tdx_module::{After, Module, locks};
 
-use super::guest;
+use super::guest::{self, GuestAct};
 use super::learn::{entered, learn};
 use super::machine::{self, POOL, POOL_PAGES};
 use super::plan::{Act, Planned, plan};
 use super::step::Step;
-use super::table::{may_be_busy, overwritten, unlisted};
-use super::watch::{Holds, Watch};
+use super::table::{may_be_busy, overwritten, unlisted, unlisted_by_guest};
+use super::watch::{Holds, Wanted, Watch};
 use super::world::World;
 
 /// Logical processors of the machine.
@@ -224,9 +224,16 @@ impl Runner {
             }
             Act::Guest(act) => {
                 self.tally.guest_acts += 1;
+                drop(self.watch.as_ref().map(Watch::take_wanted));
                 if guest::perform(&self.m, planned.lp, act) {
                     self.world.running.remove(&planned.lp);
                 }
+                let wanted = self.watch.as_ref().map(Watch::take_wanted);
+                let tdcall = match &act {
+                    GuestAct::Tdcall(regs) => Some(regs),
+                    _ => None,
+                };
+                self.listed(unlisted_by_guest(tdcall, wanted.unwrap_or_default()))?;
             }
             Act::Write(pa, word) => {
                 let over_tds = self.corrupting && word & 8 != 0;
@@ -259,8 +266,7 @@ impl Runner {
 
     fn seamcall(&mut self, lp: u32, before: Regs) -> Result<(), Violation> {
         let mut regs = before;
-        let forget = self.watch.as_ref().map(Watch::take_wanted);
-        drop(forget);
+        drop(self.watch.as_ref().map(Watch::take_wanted));
         let after = self.m.seamcall(lp, &mut regs);
         self.check_wanted(&before)?;
         if after == After::Guest {
@@ -298,7 +304,11 @@ impl Runner {
     /// The call took no word that the table of locks does not list for its leaf.
     fn check_wanted(&self, before: &Regs) -> Result<(), Violation> {
         let wanted = self.watch.as_ref().map(Watch::take_wanted);
-        match unlisted(before, wanted.unwrap_or_default()) {
+        self.listed(unlisted(before, wanted.unwrap_or_default()))
+    }
+
+    fn listed(&self, unlisted: Option<Wanted>) -> Result<(), Violation> {
+        match unlisted {
             None => Ok(()),
             Some((word, mode, _)) => Err(Violation::Unlisted {
                 what: self.what(),

@@ -1,12 +1,15 @@
 //! Whether calls keep to the table of locks.
 
 use seamlock_sync::Mode;
+use seamlock_tdx_abi::guest_leaf::GuestLeaf;
 use seamlock_tdx_abi::leaf::{Leaf, RaxIn};
 use seamlock_tdx_abi::operand::OperandId;
 use seamlock_tdx_abi::regs::{REG_NAMES, Regs};
 use seamlock_tdx_abi::status::TdxStatus;
 use seamlock_tdx_module::locks;
-use seamlock_tdx_module::tables::{LockPath, LockUse, LockWord, locks_of, operands_of};
+use seamlock_tdx_module::tables::{
+    GUEST_LOCKS, LockPath, LockUse, LockWord, locks_of, operands_of,
+};
 
 use super::watch::{Wanted, mode_name};
 
@@ -29,6 +32,28 @@ pub fn unlisted(before: &Regs, wanted: impl IntoIterator<Item = Wanted>) -> Opti
     let listed = locks_of(rax.leaf, rax.version);
     let mut wanted = wanted.into_iter();
     wanted.find(|word| word.2 || !listed.iter().any(|lock| covers(lock, word)))
+}
+
+/// A word that a TDCALL, or another thing of the guest (None), wanted although the table of the guest's
+/// locks does not list it.
+pub fn unlisted_by_guest(
+    tdcall: Option<&Regs>,
+    wanted: impl IntoIterator<Item = Wanted>,
+) -> Option<Wanted> {
+    let leaf = tdcall.map(|regs| GuestLeaf(regs.rax as u16));
+    let row = GUEST_LOCKS
+        .iter()
+        .find(|(listed, ..)| Some(*listed) == leaf);
+    let listed = row.map(|(_, word, mode, _)| {
+        let class = match word {
+            LockWord::Rtmr => &locks::RTMR,
+            _ => &locks::SEPT_ENTRY,
+        };
+        (class.name(), mode_name(*mode))
+    });
+    let is_listed = |word: &Wanted| word.2 && listed == Some((word.0, word.1));
+    // What VP.ENTER took goes back with a TD exit, so only attempts are looked at.
+    wanted.into_iter().find(|word| !is_listed(word))
 }
 
 /// A register that a call changed although its leaf does not return it.
@@ -72,6 +97,7 @@ fn covers(lock: &LockUse, (class, mode, _): &Wanted) -> bool {
         LockWord::OpState => is(&locks::OP_STATE) && own,
         LockWord::SeptTree => is(&locks::SEPT_TREE) && own,
         LockWord::TdEpoch => is(&locks::TD_EPOCH) && own,
+        LockWord::Rtmr => false,
         LockWord::SeptEntry | LockWord::SeptTable => is(&locks::SEPT_ENTRY),
         LockWord::BigPage => above && own,
         LockWord::Tdr | LockWord::Tdvpr | LockWord::Page => {
