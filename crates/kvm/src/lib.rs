@@ -24,6 +24,7 @@ pub mod locks;
 pub mod mmu;
 pub mod observer;
 pub mod process;
+pub mod sev;
 pub mod task;
 pub mod tdx;
 pub mod vcpu;

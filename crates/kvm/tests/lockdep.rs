@@ -4,6 +4,7 @@ mod vmm;
 
 use std::sync::Arc;
 
+use seamlock_kvm::arch::{self, Arch};
 use seamlock_kvm::discipline::Step;
 use seamlock_kvm::lockdep::{Lockdep, Rule};
 use seamlock_kvm::tdx::VmStateGuard;
@@ -100,4 +101,81 @@ fn the_order_of_the_mails_guard_is_an_inversion_on_one_thread() {
     let circle = &breaches[1].circle;
     assert_eq!(circle.len(), 1);
     assert_eq!(circle[0].inner.title(), "kvm->slots_lock");
+}
+
+/// Code that takes `slots_lock` inside of `vcpu->mutex`: a first KVM_RUN on AMD and on arm64.
+fn run_elsewhere(arch: &'static dyn Arch, lockdep: &Arc<Lockdep>) {
+    let lockdep = Some(lockdep.clone());
+    let mut vmm = boot_with(Options {
+        arch,
+        lockdep,
+        ..Options::default()
+    });
+    vmm.breaches_expected = true;
+    let vm = vmm.ioctl(vmm.kvm, KVM_CREATE_VM, 0).expect("a VM") as i32;
+    if arch.has_x86_tables() {
+        vmm.enable_cap(vm, KVM_CAP_SPLIT_IRQCHIP, 24)
+            .expect("a split irqchip");
+    } else {
+        vmm.ioctl(vm, KVM_CREATE_IRQCHIP, 0).expect("a vGIC");
+    }
+    let vcpu = vmm.ioctl(vm, KVM_CREATE_VCPU, 0).expect("a vCPU") as i32;
+    vmm.control.signal(false);
+    assert_eq!(vmm.ioctl(vcpu, KVM_RUN, 0), Err(Errno::EINTR));
+}
+
+#[test]
+fn code_that_exists_takes_slots_lock_inside_the_vcpu_mutex_as_declared() {
+    for (arch, file) in [
+        (&arch::AMD as &dyn Arch, "avic.rs"),
+        (&arch::ARM64, "arm64.rs"),
+    ] {
+        let lockdep = Lockdep::new();
+        run_elsewhere(arch, &lockdep);
+        let text: String = lockdep.breaches().iter().map(ToString::to_string).collect();
+        assert!(text.is_empty(), "{text}");
+        let seen = lockdep.observed();
+        let mut inner = seen.steps().filter(|s| s.outer.title() == "vcpu->mutex");
+        let slots = inner.find(|s| s.inner.title() == "kvm->slots_lock");
+        assert!(
+            slots.is_some_and(|s| s.inner.site.file().ends_with(file)),
+            "{}",
+            arch.name()
+        );
+    }
+}
+
+#[test]
+fn the_mails_order_and_existing_code_form_a_circle_that_one_thread_shows() {
+    for (arch, file) in [
+        (&arch::AMD as &dyn Arch, "avic.rs"),
+        (&arch::ARM64, "arm64.rs"),
+    ] {
+        let lockdep = Lockdep::new();
+        run_elsewhere(arch, &lockdep);
+        let mut vmm = boot_with(Options {
+            lockdep: Some(lockdep.clone()),
+            ..Options::default()
+        });
+        vmm.breaches_expected = true;
+        let td = vmm.create_td();
+        let kvm = vmm.host.live_vms().pop().expect("a TD");
+        vmm.init_vm(&td).expect("INIT_VM");
+        vmm.ioctl(td.vm, KVM_CREATE_VCPU, 0).expect("a vCPU");
+        {
+            let _entered = vmm.host.enter();
+            let task = vmm.process.task(&vmm.control);
+            drop(VmStateGuard::acquire(&task, &kvm, SEED_GUARD).expect("nobody else is there"));
+        }
+        let breaches = lockdep.breaches();
+        let circle = breaches
+            .iter()
+            .find(|b| b.rule == Rule::Cycle)
+            .expect("a circle");
+        assert!(circle.acquired.site.file().ends_with("guard.rs"));
+        assert!(
+            circle.circle[0].inner.site.file().ends_with(file),
+            "{circle}"
+        );
+    }
 }

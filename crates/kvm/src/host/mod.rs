@@ -61,7 +61,7 @@ impl Default for Options {
             discipline: &discipline::V7_3,
             observer: None,
             guest: Arc::new(Halting),
-            arch: &arch::X86,
+            arch: &arch::INTEL,
             lockdep: Lockdep::of_build(),
         }
     }

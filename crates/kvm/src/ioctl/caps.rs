@@ -103,6 +103,9 @@ const PRESENT: &[u32] = &[
 
 /// `kvm_vm_ioctl_check_extension_generic` on a VM, or on `/dev/kvm`.
 pub(super) fn check_extension(host: &Host, kvm: Option<&Kvm>, cap: u64) -> i64 {
+    if let Some(answer) = crate::arch::check_extension(host.arch(), cap) {
+        return answer;
+    }
     let Ok(cap) = u32::try_from(cap) else {
         return 0;
     };
@@ -117,7 +120,7 @@ pub(super) fn check_extension(host: &Host, kvm: Option<&Kvm>, cap: u64) -> i64 {
         KVM_CAP_MAX_VCPUS => arch.map_or(KVM_MAX_VCPUS, |a| a.max_vcpus).into(),
         KVM_CAP_MAX_VCPU_ID => KVM_MAX_VCPU_IDS.into(),
         KVM_CAP_NR_MEMSLOTS => 32764,
-        KVM_CAP_VM_TYPES => crate::vm::SUPPORTED_VM_TYPES as i64,
+        KVM_CAP_VM_TYPES => host.arch().vm_types() as i64,
         KVM_CAP_MEMORY_ATTRIBUTES if private_mem => KVM_MEMORY_ATTRIBUTE_PRIVATE as i64,
         KVM_CAP_GUEST_MEMFD_FLAGS => kvm.map_or(3, gmem::supported_flags) as i64,
         KVM_CAP_MULTI_ADDRESS_SPACE => {

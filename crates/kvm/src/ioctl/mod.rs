@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use seamlock_tdx_abi::kvm::{Errno, KVM_MEMORY_ENCRYPT_OP, KVMIO, TdxCmdId};
 
-use crate::arch::Handled;
+use crate::arch::{self, Handled};
 use crate::error::{Result, fail};
 use crate::file::{File, Kind};
 use crate::host::Host;
@@ -51,6 +51,7 @@ pub fn ioctl_fd(task: &Task, fd: i32, request: u32, arg: u64) -> Result<i64> {
 /// The errno that the kernel would return, with the check that it comes from.
 pub fn ioctl(task: &Task, file: &Arc<File>, request: u32, arg: u64) -> Result<i64> {
     let _entered = file.host().enter();
+    let request = file.host().arch().encoding().to_generic(request);
     let result = match file.kind() {
         Kind::System(host) => system_ioctl(task, host, request, arg),
         Kind::Vm(kvm) => vm_ioctl(task, kvm, request, arg),
@@ -88,7 +89,7 @@ fn name_of(task: &Task, kind: &Kind, request: u32, arg: u64) -> String {
 }
 
 fn system_ioctl(task: &Task, host: &Arc<Host>, request: u32, arg: u64) -> Result<i64> {
-    match table::system(request) {
+    match table::system(request).filter(|_| arch::has_request(host.arch(), request)) {
         Some(handler) => handler(task, host, arg),
         None => {
             const SITE: &str = "arch/x86/kvm/x86.c kvm_arch_dev_ioctl";
@@ -100,7 +101,11 @@ fn system_ioctl(task: &Task, host: &Arc<Host>, request: u32, arg: u64) -> Result
 fn vm_ioctl(task: &Task, kvm: &Arc<Kvm>, request: u32, arg: u64) -> Result<i64> {
     const SITE: &str = "virt/kvm/kvm_main.c:5213 kvm_vm_ioctl";
     check_alive(task, kvm, SITE)?;
-    match table::vm(request) {
+    let arch = kvm.host.arch();
+    if let Handled::Yes(result) = arch.kvm_arch_vm_ioctl(task, kvm, request, arg) {
+        return result;
+    }
+    match table::vm(request).filter(|_| arch::has_request(arch, request)) {
         Some(handler) => handler(task, kvm, arg),
         None => {
             const SITE: &str = "arch/x86/kvm/x86.c kvm_arch_vm_ioctl";
@@ -139,7 +144,7 @@ fn vcpu_ioctl(task: &Task, vcpu: &VcpuRef, request: u32, arg: u64) -> Result<i64
             "a fatal signal ended the wait for vcpu->mutex",
         );
     };
-    match table::vcpu(request) {
+    match table::vcpu(request).filter(|_| arch::has_request(arch, request)) {
         Some((handler, false)) => handler(task, vcpu, arg),
         Some((handler, true)) => {
             let _loaded = vcpu.load(task);
@@ -147,6 +152,9 @@ fn vcpu_ioctl(task: &Task, vcpu: &VcpuRef, request: u32, arg: u64) -> Result<i64
         }
         None => {
             let _loaded = vcpu.load(task);
+            if let Handled::Yes(result) = arch.kvm_arch_vcpu_ioctl(task, vcpu, request, arg) {
+                return result;
+            }
             const SITE: &str = "arch/x86/kvm/x86.c:3890 kvm_arch_vcpu_ioctl";
             fail(Errno::EINVAL, SITE, "no such ioctl of a vCPU")
         }

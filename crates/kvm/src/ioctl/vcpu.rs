@@ -2,15 +2,15 @@
 
 use seamlock_tdx_abi::kvm::{
     Errno, KVM_MP_STATE_AP_RESET_HOLD, KVM_MP_STATE_HALTED, KVM_MP_STATE_INIT_RECEIVED,
-    KVM_MP_STATE_SIPI_RECEIVED, KVM_MP_STATE_UNINITIALIZED, KvmEnableCap, KvmMpState, KvmMsrs,
-    KvmPreFaultMemory,
+    KVM_MP_STATE_SIPI_RECEIVED, KVM_MP_STATE_UNINITIALIZED, KVM_X86_TDX_VM, KvmEnableCap,
+    KvmMpState, KvmMsrs, KvmPreFaultMemory,
 };
 
 use super::system::SUPPORTED_MCE_CAP;
 use crate::error::{Result, fail};
 use crate::task::Task;
 use crate::tdx;
-use crate::vcpu::{VcpuRef, kvm_arch_vcpu_ioctl_run, kvm_vcpu_pre_fault_memory};
+use crate::vcpu::{VcpuRef, kvm_vcpu_pre_fault_memory};
 use crate::vm::Irqchip;
 
 pub(super) fn run(task: &Task, vcpu: &VcpuRef, arg: u64) -> Result<i64> {
@@ -18,11 +18,15 @@ pub(super) fn run(task: &Task, vcpu: &VcpuRef, arg: u64) -> Result<i64> {
         const SITE: &str = "virt/kvm/kvm_main.c:4501 kvm_vcpu_ioctl";
         return fail(Errno::EINVAL, SITE, "the argument is not zero");
     }
-    kvm_arch_vcpu_ioctl_run(task, vcpu)
+    vcpu.kvm().host.arch().kvm_arch_vcpu_ioctl_run(task, vcpu)
 }
 
 /// `vt_vcpu_mem_enc_ioctl`.
 pub(super) fn memory_encrypt_op(task: &Task, vcpu: &VcpuRef, arg: u64) -> Result<i64> {
+    if vcpu.kvm().host.arch().vm_types() >> KVM_X86_TDX_VM & 1 == 0 {
+        const SITE: &str = "arch/x86/kvm/x86.c:3883 kvm_arch_vcpu_ioctl";
+        return fail(Errno::ENOTTY, SITE, "AMD has no such operation");
+    }
     if !vcpu.kvm().is_td() {
         const SITE: &str = "arch/x86/kvm/vmx/main.c:863 vt_vcpu_mem_enc_ioctl";
         return fail(Errno::EINVAL, SITE, "the VM is no TD");

@@ -127,7 +127,7 @@ impl Tree {
                         held.remove(at);
                     }
                 }
-                Event::Called(leaf) => count(&mut tree.at(&held).0, *leaf),
+                Event::Called(leaf) => count(tree.at(&held).0, *leaf),
             }
         }
         tree

@@ -136,6 +136,8 @@ classes! {
     /// Arch data of memslots.
     SLOTS_ARCH_LOCK = "kvm->slots_arch_lock", Mutex, "mutex in struct kvm",
         "the inactive set of memslots; dropped before synchronize_srcu";
+    /// arm64: configuration of a VM.
+    CONFIG_LOCK = "kvm->arch.config_lock", Mutex, "mutex in arm64's struct kvm_arch", "the vGIC";
     /// A process's memory map.
     MMAP_LOCK = "mmap_lock", Rwsem, "rwsem in struct mm_struct", "the process's mappings";
     /// An MMU notifier between its start and its end.
@@ -149,6 +151,9 @@ classes! {
     /// The page tables of a VM.
     MMU_LOCK = "kvm->mmu_lock", Spin, "rwlock in struct kvm",
         "read: add to the mirror EPT; write: remove, and TDH.VP.INIT";
+    /// s390: a vCPU's local interrupts.
+    LOCAL_INT = "vcpu->arch.local_int.lock", Spin, "spinlock in s390's struct kvm_vcpu_arch",
+        "pending local interrupts";
     /// A stretch without preemption.
     PREEMPT_OFF = "preempt off", PreemptOff, "preempt_disable", "the current CPU stays the same";
     /// Interrupts off on a CPU; an IPI waits for it.

@@ -84,6 +84,16 @@ pub static ORDER: &[Edge] = &[
         "lapic.c kvm_apic_set_base under the guard",
     ),
     edge(
+        &SLOTS_LOCK,
+        &CONFIG_LOCK,
+        "arm64 vgic-init.c kvm_vgic_map_resources",
+    ),
+    edge(
+        &VCPU_MUTEX,
+        &LOCAL_INT,
+        "s390 interrupt.c kvm_s390_deliver_pending_interrupts",
+    ),
+    edge(
         &FILEMAP_LOCK,
         &MMU_LOCK,
         "guest_memfd.c kvm_gmem_punch_hole",

@@ -137,6 +137,7 @@ fn build(task: &Task, kvm: &Arc<Kvm>, id: u32) -> Result<VcpuRef> {
     if kvm.is_td() {
         tdx_vcpu_create(kvm, &vcpu)?;
     }
+    kvm.host.arch().kvm_arch_vcpu_create(task, kvm, &vcpu)?;
     let tsc_khz = kvm.arch.with(|arch| arch.default_tsc_khz);
     vcpu.state.with(|state| state.tsc_khz = tsc_khz);
     drop(vcpu.load(task));
@@ -188,6 +189,7 @@ fn publish(task: &Task, kvm: &Arc<Kvm>, vcpu: VcpuRef) -> Result<(VcpuRef, i32)>
 /// `kvm_arch_vcpu_destroy` of a vCPU that never became reachable (`tdx_vcpu_free` with the HKID
 /// assigned).
 fn destroy_unborn(kvm: &Kvm, vcpu: &Vcpu) {
+    kvm.host.arch().kvm_arch_vcpu_destroy(kvm, vcpu);
     if kvm.is_td() && kvm.discipline.vcpu_free_disassociates {
         vcpu.flush_on_cpu(kvm);
     }

@@ -20,13 +20,16 @@ use seamlock_sync::{Mutex, Private, Shared, WaitQueue, Word};
 use seamlock_tdx_abi::Hpa;
 use seamlock_tdx_abi::kvm::KvmCpuidEntry2;
 
+use crate::arch::VcpuArch;
 use crate::locks::{self, cells};
-use crate::task::RunPage;
+use crate::task::{RunPage, Task};
 use crate::vm::Kvm;
 
 pub(crate) use create::kvm_vm_ioctl_create_vcpu;
 pub use load::Loaded;
-pub(crate) use run::{kvm_arch_vcpu_ioctl_run, kvm_tdp_map_page, kvm_vcpu_pre_fault_memory};
+pub(crate) use run::{
+    kvm_arch_vcpu_ioctl_run, kvm_tdp_map_page, kvm_vcpu_pre_fault_memory, wait_for_init,
+};
 
 /// `KVM_REQ_VM_DEAD`.
 pub const REQ_VM_DEAD: u64 = 1;
@@ -119,6 +122,7 @@ pub struct Vcpu {
     exits: Shared<u64>,
     wait: WaitQueue,
     pub(crate) state: Private<State>,
+    pub(crate) arch: VcpuArch,
     run: Arc<dyn RunPage>,
 }
 
@@ -139,6 +143,7 @@ impl Vcpu {
             exits: Shared::new(cells::VCPU_EXITS.of(vm, n), 0),
             wait: WaitQueue::new(cells::VCPU_WAIT.of(vm, n)),
             state: Private::default(),
+            arch: VcpuArch::new(vm, n),
             run,
         }
     }
@@ -185,6 +190,28 @@ impl Vcpu {
     /// The page that it shares with user space.
     pub fn run_page(&self) -> &Arc<dyn RunPage> {
         &self.run
+    }
+
+    /// What the architecture keeps of it.
+    pub fn arch(&self) -> &VcpuArch {
+        &self.arch
+    }
+
+    /// Whether somebody has the vCPU's mutex now. For tests and reports only.
+    pub fn is_locked(&self) -> bool {
+        self.mutex.is_locked()
+    }
+
+    /// `kvm_vcpu_kick`: wakes the vCPU if it sleeps, to look at its interrupts.
+    pub(crate) fn kick(&self) {
+        self.wait.notify();
+    }
+
+    /// `kvm_vcpu_block`: sleeps until `ready`, a signal or the VM's death.
+    pub(crate) fn block(&self, task: &Task, ready: impl Fn() -> bool) {
+        let woken = || ready() || self.is_vm_dead_requested();
+        // The caller looks for the signal itself.
+        let _ = self.wait.wait_until(woken, || task.signal_pending());
     }
 
     /// The TDVPR page, if the module knows the vCPU.

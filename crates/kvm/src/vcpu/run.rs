@@ -53,7 +53,7 @@ pub(crate) fn kvm_arch_vcpu_ioctl_run(task: &Task, vcpu: &VcpuRef) -> Result<i64
 }
 
 /// An AP that was never initialized sleeps here until INIT_VCPU or a signal wakes it.
-fn wait_for_init(task: &Task, vcpu: &Vcpu, wants_to_run: bool) -> Result<i64> {
+pub(crate) fn wait_for_init(task: &Task, vcpu: &Vcpu, wants_to_run: bool) -> Result<i64> {
     const SITE: &str = "arch/x86/kvm/x86.c:8912 kvm_arch_vcpu_ioctl_run";
     if !wants_to_run {
         return fail(Errno::EINTR, SITE, "immediate_exit is set");

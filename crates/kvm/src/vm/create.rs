@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use seamlock_tdx_abi::kvm::{Errno, KVM_X86_DEFAULT_VM, KVM_X86_SW_PROTECTED_VM, KVM_X86_TDX_VM};
+use seamlock_tdx_abi::kvm::Errno;
 
 use super::Kvm;
 use crate::error::{Error, Result, fail};
@@ -13,17 +13,13 @@ use crate::file::{File, Kind};
 use crate::host::Host;
 use crate::task::Task;
 
-/// Bit mask of supported VM types (`kvm_caps.supported_vm_types`).
-pub const SUPPORTED_VM_TYPES: u64 =
-    1 << KVM_X86_DEFAULT_VM | 1 << KVM_X86_SW_PROTECTED_VM | 1 << KVM_X86_TDX_VM;
-
 /// Creates a VM and returns its descriptor.
 ///
 /// # Errors
 /// EINVAL for a type that is not supported; EMFILE.
 pub fn create_vm(task: &Task, host: &Arc<Host>, vm_type: u64) -> Result<i64> {
     const SITE: &str = "arch/x86/kvm/x86.c:9873 kvm_arch_init_vm";
-    if vm_type > 63 || SUPPORTED_VM_TYPES >> vm_type & 1 == 0 {
+    if vm_type > 63 || host.arch().vm_types() >> vm_type & 1 == 0 {
         return fail(Errno::EINVAL, SITE, "the VM type is not supported");
     }
     let kvm = Arc::new(Kvm::new(host, host.new_vm_number(), vm_type, task.mm()));

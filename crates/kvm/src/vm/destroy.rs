@@ -97,6 +97,7 @@ pub(super) fn kvm_destroy_vm(kvm: &Kvm, task: &Task) {
 /// `tdx_vcpu_free`: its pages come back, unless the HKID is still assigned.
 fn free_vcpu(task: &Task, kvm: &Kvm, vcpu: &Vcpu) {
     const SITE: &str = "tdx.c:869 tdx_vcpu_free";
+    kvm.host.arch().kvm_arch_vcpu_destroy(kvm, vcpu);
     if !kvm.is_td() {
         return;
     }

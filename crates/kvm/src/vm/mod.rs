@@ -29,11 +29,13 @@ use seamlock_sync::{Mutex, Private, RwLock, Shared};
 use seamlock_tdx_abi::PAGE_SHIFT;
 use seamlock_tdx_abi::kvm::KVM_X86_TDX_VM;
 
+use crate::arch::VmArch;
 use crate::bug::Bug;
 use crate::discipline::Discipline;
 use crate::host::{Host, Owner};
 use crate::locks::{self, cells};
 use crate::mmu::Mirror;
+use crate::sev::KvmSev;
 use crate::task::Task;
 use crate::tdx::KvmTdx;
 use crate::tdx::seamcall::On;
@@ -41,10 +43,10 @@ use crate::vcpu::{REQ_VM_DEAD, Vcpu, VcpuRef};
 
 pub use attributes::Attributes;
 pub(crate) use attributes::set_memory_attributes;
-pub use create::{SUPPORTED_VM_TYPES, create_vm};
+pub use create::create_vm;
 pub use destroy::{Reclaimed, Teardown};
 pub use memslots::{Change, Memslots, Slot};
-pub(crate) use set_memory_region::set_memory_region;
+pub(crate) use set_memory_region::{set_internal_memslot, set_memory_region};
 pub use srcu::{Srcu, SrcuReader};
 
 /// `KVM_MAX_VCPUS` of a distribution's kernel.
@@ -124,6 +126,8 @@ pub struct Kvm {
     pub(crate) attributes: Attributes,
     pub(crate) mirror: Mirror,
     pub(crate) tdx: KvmTdx,
+    pub(crate) sev: KvmSev,
+    pub(crate) arch_vm: VmArch,
     pub(crate) next_gmem: AtomicU64,
     pub(crate) bugs: Private<Vec<Bug>>,
     pub(crate) reclaimed: Reclaimed,
@@ -162,6 +166,8 @@ impl Kvm {
             attributes: Attributes::new(n),
             mirror: Mirror::new(n),
             tdx: KvmTdx::new(n),
+            sev: KvmSev::new(n, vm_type),
+            arch_vm: VmArch::new(n),
             next_gmem: AtomicU64::new(0),
             bugs: Private::default(),
             reclaimed: Reclaimed::default(),
@@ -176,6 +182,11 @@ impl Kvm {
     /// The TDX half.
     pub fn tdx(&self) -> &KvmTdx {
         &self.tdx
+    }
+
+    /// The SEV half.
+    pub fn sev(&self) -> &KvmSev {
+        &self.sev
     }
 
     /// The mirror page tables.

@@ -217,6 +217,37 @@ fn modification(mem: &KvmUserspaceMemoryRegion2, old: &Slot) -> Result<Option<Ch
     }
 }
 
+/// `__x86_set_memory_region`: makes or deletes a slot of KVM's own, of one page. Under `slots_lock`.
+///
+/// # Errors
+/// EEXIST when the frame is another slot's.
+pub(crate) fn set_internal_memslot(
+    task: &Task,
+    kvm: &Arc<Kvm>,
+    slot: u32,
+    gfn: Option<u64>,
+) -> Result<()> {
+    let mut mem = KvmUserspaceMemoryRegion2 {
+        slot,
+        ..Default::default()
+    };
+    if let Some(gfn) = gfn {
+        mem.guest_phys_addr = gfn * PAGE_SIZE;
+        mem.memory_size = PAGE_SIZE;
+    }
+    let old = kvm.memslots.of_id(0, slot);
+    let Some((change, new)) = decide(task, kvm, &mem, old.as_ref())? else {
+        return Ok(());
+    };
+    set_memslot(
+        task,
+        kvm,
+        old.as_ref(),
+        new.as_ref().map(|n| &n.slot),
+        change,
+    )
+}
+
 /// `kvm_set_memslot`: for DELETE and MOVE the old slot is made invalid and zapped first.
 fn set_memslot(
     task: &Task,
