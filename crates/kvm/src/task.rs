@@ -17,6 +17,7 @@ use crate::error::{Error, Result, fail};
 use crate::file::File;
 use crate::locks::{self, cells};
 use crate::vcpu::VcpuRef;
+use crate::vm::eventfds::EventFd;
 
 /// An access to user memory that is not mapped, or not in the wanted way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +59,13 @@ pub trait Files {
     fn remove(&self, fd: i32) -> Option<Arc<File>>;
     /// Memory for a new vCPU's `struct kvm_run`, zeroed.
     fn run_page(&self) -> Arc<dyn RunPage>;
+    /// The eventfd of a descriptor. A process without real descriptors has none.
+    ///
+    /// # Errors
+    /// EBADF when it is not open, EINVAL when it is something else.
+    fn eventfd(&self, _fd: i32) -> Result<Arc<dyn EventFd>, Errno> {
+        Err(Errno::EBADF)
+    }
 }
 
 /// What the rest of the world may do to a task while it runs.

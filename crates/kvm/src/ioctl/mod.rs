@@ -6,6 +6,7 @@
 
 mod caps;
 mod cpuid;
+mod eventfd;
 mod supported_cpuid;
 mod system;
 mod table;

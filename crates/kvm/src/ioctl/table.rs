@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use seamlock_tdx_abi::kvm::*;
 
-use super::{cpuid, system, vcpu, vm};
+use super::{cpuid, eventfd, system, vcpu, vm};
 use crate::error::Result;
 use crate::file::Kind;
 use crate::host::Host;
@@ -88,7 +88,11 @@ pub static TABLE: &[Entry] = rows! {
     Vm KVM_IRQ_LINE => vm::irq_line;
     Vm KVM_IRQ_LINE_STATUS => vm::irq_line;
     Vm KVM_SIGNAL_MSI => vm::signal_msi;
+    Vm KVM_IRQFD => eventfd::irqfd;
+    Vm KVM_IOEVENTFD => eventfd::ioeventfd;
+    Vm KVM_CREATE_DEVICE => vm::create_device;
     Vcpu KVM_RUN => vcpu::run;
+    Vcpu KVM_SET_SIGNAL_MASK => vcpu::set_signal_mask;
     Vcpu KVM_GET_MP_STATE => vcpu::get_mp_state;
     Vcpu KVM_SET_MP_STATE => vcpu::set_mp_state;
     Vcpu KVM_PRE_FAULT_MEMORY => vcpu::pre_fault_memory;
@@ -109,6 +113,7 @@ pub static TABLE: &[Entry] = rows! {
     LoadedVcpu KVM_X86_SETUP_MCE => vcpu::setup_mce;
     LoadedVcpu KVM_TPR_ACCESS_REPORTING => vcpu::tpr_access_reporting;
     LoadedVcpu KVM_SET_VAPIC_ADDR => vcpu::set_vapic_addr;
+    LoadedVcpu KVM_KVMCLOCK_CTRL => vcpu::kvmclock_ctrl;
     LoadedVcpu KVM_ENABLE_CAP => vcpu::enable_cap;
     LoadedVcpu KVM_GET_SREGS2 => vcpu::get_protected;
     LoadedVcpu KVM_SET_SREGS2 => vcpu::get_protected;

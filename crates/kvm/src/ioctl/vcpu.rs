@@ -3,7 +3,7 @@
 use seamlock_tdx_abi::kvm::{
     Errno, KVM_MP_STATE_AP_RESET_HOLD, KVM_MP_STATE_HALTED, KVM_MP_STATE_INIT_RECEIVED,
     KVM_MP_STATE_SIPI_RECEIVED, KVM_MP_STATE_UNINITIALIZED, KVM_X86_TDX_VM, KvmEnableCap,
-    KvmMpState, KvmMsrs, KvmPreFaultMemory,
+    KvmMpState, KvmMsrs, KvmPreFaultMemory, KvmSignalMask,
 };
 
 use super::system::SUPPORTED_MCE_CAP;
@@ -78,6 +78,30 @@ pub(super) fn set_mp_state(task: &Task, vcpu: &VcpuRef, arg: u64) -> Result<i64>
     };
     vcpu.set_mp_state(mp_state);
     Ok(0)
+}
+
+/// Which signals are blocked while KVM_RUN runs; without an argument the thread's own mask counts again.
+pub(super) fn set_signal_mask(task: &Task, vcpu: &VcpuRef, arg: u64) -> Result<i64> {
+    const SITE: &str = "virt/kvm/kvm_main.c:4639 kvm_vcpu_ioctl";
+    /// SIGKILL and SIGSTOP can't be blocked.
+    const NEVER: u64 = 1 << 8 | 1 << 18;
+    let mut mask = None;
+    if arg != 0 {
+        let header: KvmSignalMask = task.get(arg, SITE)?;
+        if header.len as usize != size_of::<u64>() {
+            return fail(Errno::EINVAL, SITE, "len is not that of a signal set");
+        }
+        let set: u64 = task.get(arg.wrapping_add(size_of::<KvmSignalMask>() as u64), SITE)?;
+        mask = Some(set & !NEVER);
+    }
+    vcpu.state.with(|state| state.signal_mask = mask);
+    Ok(0)
+}
+
+/// `kvm_set_guest_paused`. A TD's clock is the module's, and VMs that are no TDs never run.
+pub(super) fn kvmclock_ctrl(_task: &Task, _vcpu: &VcpuRef, _arg: u64) -> Result<i64> {
+    const SITE: &str = "arch/x86/kvm/x86.c kvm_set_guest_paused";
+    fail(Errno::EINVAL, SITE, "the guest has no kvmclock")
 }
 
 /// Registers of a vCPU whose state is protected: refused. VMs that are no TDs have none here either.

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use seamlock_tdx_abi::kvm::{
-    Errno, KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY, KvmClockData, KvmCreateGuestMemfd,
-    KvmEnableCap, KvmEncRegion, KvmMemoryAttributes, KvmMsrFilter, KvmUserspaceMemoryRegion,
-    KvmUserspaceMemoryRegion2,
+    Errno, KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY, KvmClockData, KvmCreateDevice,
+    KvmCreateGuestMemfd, KvmEnableCap, KvmEncRegion, KvmMemoryAttributes, KvmMsrFilter,
+    KvmUserspaceMemoryRegion, KvmUserspaceMemoryRegion2,
 };
 use zerocopy::FromZeros;
 
@@ -261,4 +261,11 @@ pub(super) fn signal_msi(task: &Task, kvm: &Vm, arg: u64) -> Result<i64> {
         );
     }
     Ok(0)
+}
+
+/// `kvm_ioctl_create_device`, of a kernel that has no VFIO: there is no other device on x86.
+pub(super) fn create_device(task: &Task, _kvm: &Vm, arg: u64) -> Result<i64> {
+    const SITE: &str = "virt/kvm/kvm_main.c kvm_ioctl_create_device";
+    task.get::<KvmCreateDevice>(arg, SITE)?;
+    fail(Errno::ENODEV, SITE, "no such type of device")
 }

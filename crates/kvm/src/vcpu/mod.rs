@@ -102,6 +102,8 @@ pub(crate) struct State {
     pub(crate) has_run: bool,
     /// `vcpu->arch.mcg_cap`.
     pub(crate) mcg_cap: u64,
+    /// Signals that are blocked during KVM_RUN (`vcpu->sigset`).
+    pub(crate) signal_mask: Option<u64>,
 }
 
 /// One vCPU.
@@ -185,6 +187,11 @@ impl Vcpu {
     /// Whether somebody holds `vcpu->mutex` now. For reports and tests.
     pub fn is_busy(&self) -> bool {
         self.mutex.is_locked()
+    }
+
+    /// Signals that KVM_RUN blocks instead of those that its thread does, signal 1 in bit 0.
+    pub fn signal_mask(&self) -> Option<u64> {
+        self.state.with(|state| state.signal_mask)
     }
 
     /// The page that it shares with user space.

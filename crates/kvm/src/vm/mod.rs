@@ -17,6 +17,7 @@
 mod attributes;
 mod create;
 mod destroy;
+pub mod eventfds;
 mod memslots;
 mod set_memory_region;
 mod srcu;
@@ -45,6 +46,7 @@ pub use attributes::Attributes;
 pub(crate) use attributes::set_memory_attributes;
 pub use create::create_vm;
 pub use destroy::{Reclaimed, Teardown};
+pub use eventfds::Eventfds;
 pub use memslots::{Change, Memslots, Slot};
 pub(crate) use set_memory_region::{set_internal_memslot, set_memory_region};
 pub use srcu::{Srcu, SrcuReader};
@@ -123,6 +125,8 @@ pub struct Kvm {
     pub(crate) vcpu_array: Private<Vec<usize>>,
     pub(crate) arch: Private<Arch>,
     pub(crate) memslots: Memslots,
+    /// irqfds and ioeventfds.
+    pub eventfds: Eventfds,
     pub(crate) attributes: Attributes,
     pub(crate) mirror: Mirror,
     pub(crate) tdx: KvmTdx,
@@ -163,6 +167,7 @@ impl Kvm {
             vcpu_array: Private::default(),
             arch: Private::new(Arch::new(host, vm_type)),
             memslots: Memslots::new(n),
+            eventfds: Eventfds::default(),
             attributes: Attributes::new(n),
             mirror: Mirror::new(n),
             tdx: KvmTdx::new(n),

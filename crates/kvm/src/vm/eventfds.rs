@@ -1,0 +1,205 @@
+//! Eventfds that a VM is wired to: irqfds, which inject interrupts, and ioeventfds, which a guest's write
+//! signals.
+//!
+//! # Locking
+//! The kernel has `irqfds.lock`, a spinlock that nothing is nested in, and `slots_lock` for ioeventfds,
+//! which the caller holds.
+
+use std::fmt;
+use std::sync::Arc;
+
+use seamlock_sync::{MutexGuard, Private};
+use seamlock_tdx_abi::kvm::{
+    Errno, KVM_IOEVENTFD_FLAG_DATAMATCH, KVM_IOEVENTFD_FLAG_PIO, KvmIoeventfd,
+};
+
+use crate::error::{Result, fail};
+
+/// Most devices on a bus (`NR_IOBUS_DEVS`).
+const NR_IOBUS_DEVS: usize = 1000;
+
+/// An eventfd of the process.
+pub trait EventFd: Send + Sync + fmt::Debug {
+    /// Tells one eventfd from another, whatever descriptors they have.
+    fn id(&self) -> u64;
+    /// `eventfd_signal`: adds 1 to its count.
+    fn signal(&self);
+}
+
+#[derive(Clone, Debug)]
+struct Irqfd {
+    gsi: u32,
+    eventfd: Arc<dyn EventFd>,
+}
+
+/// Which bus a write is on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bus {
+    /// Guest addresses.
+    Mmio,
+    /// Ports.
+    Pio,
+}
+
+impl Bus {
+    /// `ioeventfd_bus_from_flags`.
+    pub fn of(flags: u32) -> Bus {
+        if flags & KVM_IOEVENTFD_FLAG_PIO != 0 {
+            Bus::Pio
+        } else {
+            Bus::Mmio
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Ioeventfd {
+    bus: Bus,
+    addr: u64,
+    /// 0 for any.
+    len: u32,
+    /// The value that fires; None for any.
+    datamatch: Option<u64>,
+    eventfd: Arc<dyn EventFd>,
+}
+
+impl Ioeventfd {
+    fn new(args: &KvmIoeventfd, eventfd: Arc<dyn EventFd>) -> Ioeventfd {
+        let matches = args.flags & KVM_IOEVENTFD_FLAG_DATAMATCH != 0;
+        let datamatch = matches.then_some(args.datamatch);
+        Ioeventfd {
+            bus: Bus::of(args.flags),
+            addr: args.addr,
+            len: args.len,
+            datamatch,
+            eventfd,
+        }
+    }
+
+    /// `ioeventfd_check_collision`.
+    fn collides(&self, other: &Ioeventfd) -> bool {
+        let any_len = self.len == 0 || other.len == 0;
+        let any_value = self.datamatch.is_none() || other.datamatch.is_none();
+        self.bus == other.bus
+            && self.addr == other.addr
+            && (any_len
+                || self.len == other.len && (any_value || self.datamatch == other.datamatch))
+    }
+
+    fn is(&self, other: &Ioeventfd) -> bool {
+        (self.bus, self.addr, self.len, self.datamatch)
+            == (other.bus, other.addr, other.len, other.datamatch)
+            && self.eventfd.id() == other.eventfd.id()
+    }
+
+    /// `ioeventfd_in_range`: whether a write fires it.
+    fn fires(&self, bus: Bus, addr: u64, bytes: &[u8]) -> bool {
+        if self.bus != bus || self.addr != addr {
+            return false;
+        }
+        if self.len == 0 {
+            return true;
+        }
+        let mut value = [0; 8];
+        let len = bytes.len().min(8);
+        value[..len].copy_from_slice(&bytes[..len]);
+        self.len as usize == bytes.len()
+            && self
+                .datamatch
+                .is_none_or(|wanted| wanted == u64::from_le_bytes(value))
+    }
+}
+
+/// The eventfds of one VM.
+#[derive(Debug, Default)]
+pub struct Eventfds {
+    irqfds: Private<Vec<Irqfd>>,
+    ioeventfds: Private<Vec<Ioeventfd>>,
+}
+
+impl Eventfds {
+    /// The end of `kvm_irqfd_assign`.
+    ///
+    /// # Errors
+    /// EBUSY when the eventfd injects an interrupt already.
+    pub(crate) fn assign_irqfd(&self, gsi: u32, eventfd: Arc<dyn EventFd>) -> Result<()> {
+        const SITE: &str = "virt/kvm/eventfd.c:319 kvm_irqfd_register";
+        self.irqfds.with(|irqfds| {
+            if irqfds
+                .iter()
+                .any(|known| known.eventfd.id() == eventfd.id())
+            {
+                return fail(Errno::EBUSY, SITE, "the eventfd has an irqfd already");
+            }
+            irqfds.push(Irqfd { gsi, eventfd });
+            Ok(())
+        })
+    }
+
+    /// `kvm_irqfd_deassign`; nothing to take away is no error.
+    pub(crate) fn deassign_irqfd(&self, gsi: u32, eventfd: &dyn EventFd) {
+        self.irqfds
+            .with(|irqfds| irqfds.retain(|i| i.gsi != gsi || i.eventfd.id() != eventfd.id()));
+    }
+
+    /// `kvm_assign_ioeventfd_idx`.
+    ///
+    /// # Errors
+    /// EEXIST, ENOSPC.
+    pub(crate) fn assign_ioeventfd(
+        &self,
+        args: &KvmIoeventfd,
+        eventfd: Arc<dyn EventFd>,
+        _slots_lock: &MutexGuard<()>,
+    ) -> Result<()> {
+        const SITE: &str = "virt/kvm/eventfd.c:870 kvm_assign_ioeventfd_idx";
+        let new = Ioeventfd::new(args, eventfd);
+        self.ioeventfds.with(|all| {
+            if all.iter().any(|known| known.collides(&new)) {
+                return fail(Errno::EEXIST, SITE, "an ioeventfd matches the same writes");
+            }
+            if all.iter().filter(|known| known.bus == new.bus).count() >= NR_IOBUS_DEVS {
+                const SITE: &str = "virt/kvm/kvm_main.c kvm_io_bus_register_dev";
+                return fail(Errno::ENOSPC, SITE, "the bus has its most devices");
+            }
+            all.push(new);
+            Ok(())
+        })
+    }
+
+    /// `kvm_deassign_ioeventfd_idx`.
+    ///
+    /// # Errors
+    /// ENOENT.
+    pub(crate) fn deassign_ioeventfd(
+        &self,
+        args: &KvmIoeventfd,
+        eventfd: Arc<dyn EventFd>,
+        _slots_lock: &MutexGuard<()>,
+    ) -> Result<()> {
+        const SITE: &str = "virt/kvm/eventfd.c:911 kvm_deassign_ioeventfd_idx";
+        let wanted = Ioeventfd::new(args, eventfd);
+        self.ioeventfds
+            .with(|all| match all.iter().position(|known| known.is(&wanted)) {
+                Some(at) => {
+                    all.remove(at);
+                    Ok(())
+                }
+                None => fail(Errno::ENOENT, SITE, "there is no such ioeventfd"),
+            })
+    }
+
+    /// `kvm_io_bus_write` as far as ioeventfds: signals the one that the write fires. Whether there is
+    /// one; then user space does not see the write.
+    pub fn write(&self, bus: Bus, addr: u64, bytes: &[u8]) -> bool {
+        let fired = self.ioeventfds.with(|all| {
+            all.iter()
+                .find(|e| e.fires(bus, addr, bytes))
+                .map(|e| e.eventfd.clone())
+        });
+        if let Some(eventfd) = &fired {
+            eventfd.signal();
+        }
+        fired.is_some()
+    }
+}
