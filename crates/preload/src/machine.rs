@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use seamlock_kvm::file::Kind;
 use seamlock_kvm::task::{Files, RunPage, UserMemory};
+use seamlock_kvm::vm::eventfds::EventFd;
 use seamlock_kvm::{Control, Error, File, Host, Options, Task};
 use seamlock_tdx_abi::kvm::{
     Errno, KVM_CREATE_VCPU, KVM_CREATE_VM, KVM_MEMORY_ENCRYPT_OP, KVM_PRE_FAULT_MEMORY, KVM_RUN,
@@ -16,6 +17,7 @@ use seamlock_tdx_module::Platform;
 use seamlock_wear::{Event, Settings};
 
 use crate::descriptor;
+use crate::eventfd::Known;
 use crate::log::record;
 use crate::memory::Own;
 use crate::native::Seen;
@@ -74,8 +76,13 @@ impl Machine {
     /// KVM's refusal.
     pub fn ioctl(&self, file: &Arc<File>, request: u32, arg: u64) -> Result<i64, Error> {
         let command = Command::before(request, arg);
-        let held = is_long(request).then(|| Held::back(None));
-        if let (Kind::Vcpu(vcpu), KVM_RUN) = (file.kind(), request) {
+        let running = match file.kind() {
+            Kind::Vcpu(vcpu) if request == KVM_RUN => Some(vcpu),
+            _ => None,
+        };
+        let mask = running.and_then(|vcpu| vcpu.signal_mask());
+        let held = is_long(request).then(|| Held::back(mask));
+        if let Some(vcpu) = running {
             let since = self.opened.elapsed().as_micros() as u64;
             self.watch
                 .runs(&self.host, vcpu.kvm().number, vcpu.id(), since);
@@ -205,6 +212,10 @@ impl Files for Descriptors {
             close(fd);
         }
         file
+    }
+
+    fn eventfd(&self, fd: i32) -> Result<Arc<dyn EventFd>, Errno> {
+        Ok(Arc::new(Known::of(fd)?))
     }
 
     fn run_page(&self) -> Arc<dyn RunPage> {

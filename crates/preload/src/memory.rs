@@ -62,7 +62,8 @@ thread_local! {
 }
 
 /// Whether the range lies in this thread's stack, in frames that are still to be returned to.
-#[inline]
+// Not inlined: `here` must lie below the caller's frame.
+#[inline(never)]
 fn on_own_stack(addr: u64, len: usize) -> bool {
     let frame = 0u8;
     let here = (&raw const frame) as u64;

@@ -48,7 +48,7 @@ impl RunMapping {
                 libc::PROT_READ | libc::PROT_WRITE,
                 libc::MAP_SHARED,
                 fd,
-                0,
+                0i64,
             )
         };
         if at < 0 {

@@ -1,0 +1,99 @@
+// User memory that faults, guest_memfds, and what keeps a VM alive.
+#include "td.h"
+
+
+static void faults(void) {
+  struct td td = td_new(1);
+  char *map = mmap(NULL, 8192, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  CHECK(munmap(map + 4096, 4096) == 0);
+  char *edge = map + 4096;
+  FAILS(ioctl(td.vm, MEMORY_ENCRYPT_OP, NULL), EFAULT);
+  FAILS(ioctl(td.vm, MEMORY_ENCRYPT_OP, (void *)0xffffffffffff8000ul), EFAULT);
+  FAILS(ioctl(td.vm, MEMORY_ENCRYPT_OP, edge - 12), EFAULT);
+  FAILS(ioctl(td.vm, SET_MEMORY_ATTRIBUTES, edge - 16), EFAULT);
+  FAILS(ioctl(td.vm, KVM_ENABLE_CAP, edge - 100), EFAULT);
+  FAILS(ioctl(td.kvm, KVM_GET_SUPPORTED_CPUID, edge), EFAULT);
+  // Room for the header, none for the entries.
+  uint32_t *header = (uint32_t *)(edge - 8);
+  header[0] = 200, header[1] = 0;
+  FAILS(ioctl(td.kvm, KVM_GET_SUPPORTED_CPUID, header), EFAULT);
+  // A source that ends in the middle: what was added stays added, and the structure says how much.
+  CHECK(munmap(map, 4096) == 0);
+  char *pages = mmap(NULL, 3 * 4096, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  CHECK(munmap(pages + 2 * 4096, 4096) == 0);
+  struct mem_region region = {.source = (uintptr_t)pages, .gpa = 0, .pages = 3};
+  FAILS(tdx(td.vcpu[0], INIT_MEM_REGION, 0, &region), EFAULT);
+  CHECK(region.gpa == 8192 && region.pages == 1 && region.source == (uintptr_t)pages + 8192);
+  const struct mem_region *constant = mmap(NULL, 4096, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  FAILS(tdx(td.vcpu[0], INIT_MEM_REGION, 0, (void *)constant), EINVAL);
+  td_close(&td);
+}
+
+static void gmem(void) {
+  struct td td = td_ready(1);
+  struct stat st;
+  CHECK(fstat(td.gmem, &st) == 0 && st.st_size == GUEST_MEMORY);
+  CHECK(mmap(NULL, 4096, PROT_READ, MAP_SHARED, td.gmem, 0) == MAP_FAILED && errno == ENODEV);
+  FAILS(fallocate(td.gmem, 0, 0, 4096), EOPNOTSUPP);
+  FAILS(fallocate(td.gmem, FALLOC_FL_KEEP_SIZE, 1, 4096), EINVAL);
+  FAILS(fallocate(td.gmem, FALLOC_FL_KEEP_SIZE, GUEST_MEMORY, 4096), EINVAL);
+  CHECK(fallocate(td.gmem, FALLOC_FL_KEEP_SIZE, 4096, 8192) == 0);
+  CHECK(fallocate(td.gmem, FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE, 0, GUEST_MEMORY) == 0);
+  FAILS(fallocate(td.vm, FALLOC_FL_KEEP_SIZE, 0, 4096), ENODEV);
+  FAILS(ioctl(td.gmem, KVM_GET_API_VERSION, 0), ENOTTY);
+  struct create_guest_memfd create = {.size = GUEST_MEMORY, .flags = 1};
+  int fd = ioctl(td.vm, CREATE_GUEST_MEMFD, &create);
+  CHECK(fd >= 0);
+  CHECK(mmap(NULL, 4096, PROT_READ, MAP_PRIVATE, fd, 0) == MAP_FAILED && errno == EINVAL);
+  char *map = mmap(NULL, 4096, PROT_READ, MAP_SHARED, fd, 0);
+  CHECK(map != MAP_FAILED);
+  pid_t child = fork();
+  if (child == 0) _exit(*(volatile char *)map);
+  int status;
+  CHECK(waitpid(child, &status, 0) == child && WIFSIGNALED(status) && WTERMSIG(status) == SIGBUS);
+  CHECK(munmap(map, 4096) == 0 && close(fd) == 0);
+  td_close(&td);
+}
+
+// A machine has 31 HKIDs for guests, so a TD that stays alive is noticed after as many.
+static void lives(void) {
+  for (int i = 0; i < 40; i++) {
+    struct td td = td_ready(2);
+    for (int v = 0; v < 2; v++) CHECK(munmap(td.run[v], 12288) == 0);
+    CHECK(close(td.vm) == 0 && close(td.gmem) == 0 && close(td.kvm) == 0);
+    if (i % 2) {
+      CHECK(dup2(td.kvm = open("/dev/null", O_RDWR), td.vcpu[0]) == td.vcpu[0]);
+      CHECK(close(td.kvm) == 0);
+    }
+    CHECK(close(td.vcpu[0]) == 0 && close(td.vcpu[1]) == 0);
+  }
+  struct td held[40];
+  int n = 0;
+  // A mapping of a vCPU keeps its VM.
+  for (; n < 40; n++) {
+    int kvm = open("/dev/kvm", O_RDWR), vm = ioctl(kvm, KVM_CREATE_VM, TDX_VM);
+    CHECK(kvm >= 0 && vm >= 0);
+    CHECK(close(vm) == 0 && close(kvm) == 0);
+  }
+  for (n = 0; n < 31; n++) {
+    held[n] = td_new(1);
+    CHECK(close(held[n].vm) == 0 && close(held[n].gmem) == 0 && close(held[n].vcpu[0]) == 0);
+  }
+  struct init_vm init = {0};
+  int kvm = held[0].kvm, vm = ioctl(kvm, KVM_CREATE_VM, TDX_VM);
+  CHECK(enable(vm, SPLIT_IRQCHIP, 24) == 0);
+  init.nent = 1;
+  init.entries[0].function = 0x80000008;
+  init.entries[0].eax = 0x340034;
+  FAILS(tdx(vm, INIT_VM, 0, &init), ENOSPC);
+  CHECK(munmap(held[7].run[0], 12288) == 0);
+  CHECK(tdx(vm, INIT_VM, 0, &init) == 0);
+}
+
+int main(void) {
+  faults();
+  gmem();
+  lives();
+  puts("ok");
+  return 0;
+}
