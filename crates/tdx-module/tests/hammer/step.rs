@@ -1,8 +1,5 @@
 //! Steps, and where they come from.
 
-use proptest::arbitrary::any;
-use proptest::strategy::Strategy;
-
 /// One thing that a host or a guest does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Step {
@@ -43,11 +40,5 @@ impl Step {
     /// The next step of a random sequence.
     pub fn random(rng: &mut fastrand::Rng) -> Step {
         Step::from_bytes(rng.u64(..).to_le_bytes())
-    }
-
-    /// Lists of steps, for proptest.
-    pub fn lists(most: usize) -> impl Strategy<Value = Vec<Step>> {
-        let step = any::<[u8; 8]>().prop_map(Step::from_bytes);
-        proptest::collection::vec(step, 0..most)
     }
 }
