@@ -17,6 +17,7 @@ mod held;
 mod listen;
 mod observed;
 mod rules;
+pub mod survey;
 #[cfg(test)]
 mod tests;
 pub mod trace;

@@ -108,6 +108,8 @@ pub struct Tree {
     pub calls: Vec<(Leaf, usize)>,
     /// What was taken with nothing held.
     pub branches: Vec<Branch>,
+    /// Classes in the order in which they were first taken, each once for each way of taking it.
+    pub order: Vec<Take>,
 }
 
 impl Tree {
@@ -134,6 +136,10 @@ impl Tree {
     }
 
     fn grow(&mut self, held: &[Acquisition], taken: &Acquisition, locks: usize) {
+        let take = Take::of(taken);
+        if !self.order.contains(&take) {
+            self.order.push(take);
+        }
         let outer: Vec<Acquisition> = held.iter().filter(|h| !same(h, taken)).copied().collect();
         let (_, branches) = self.at(&outer);
         if let Some(branch) = branches.iter_mut().find(|b| same(&b.first, taken)) {
@@ -162,22 +168,6 @@ impl Tree {
             (calls, branches) = (&mut branch.calls, &mut branch.under);
         }
         (calls, branches)
-    }
-
-    /// Classes in the order in which they were first taken.
-    pub fn order(&self) -> Vec<Take> {
-        let mut takes = Vec::new();
-        fn visit(branches: &[Branch], takes: &mut Vec<Take>) {
-            for branch in branches {
-                let take = Take::of(&branch.first);
-                if !takes.contains(&take) {
-                    takes.push(take);
-                }
-                visit(&branch.under, takes);
-            }
-        }
-        visit(&self.branches, &mut takes);
-        takes
     }
 }
 

@@ -9,7 +9,7 @@ use seamlock_sync::Class;
 use seamlock_tdx_abi::kvm::TdxCmdId;
 
 use super::*;
-use crate::discipline::{Commands, Discipline, Step, Unlocked};
+use crate::discipline::{Commands, Discipline, GmemPopulate, Population, Step, Unlocked};
 use crate::lockdep::{Acquisition, Mode};
 
 /// A class and how it is taken.
@@ -66,8 +66,11 @@ pub enum Part {
     Takes(&'static [Take]),
     /// A list of the discipline's.
     Steps(fn(&Commands) -> &'static [Step]),
-    /// How a vCPU command of KVM_MEMORY_ENCRYPT_OP starts: unlocked, under `vcpu->mutex`, or both.
-    VcpuCommand(TdxCmdId),
+    /// A vCPU command of KVM_MEMORY_ENCRYPT_OP up to its work: unlocked, under `vcpu->mutex`, or one
+    /// after the other; where the vCPU is loaded; and the command's own lists.
+    VcpuCommand(TdxCmdId, fn(&Commands) -> [&'static [Step]; 2]),
+    /// One page on its way into a TD.
+    Populate,
     /// The guard, unless CAPABILITIES is answered before.
     CapabilitiesGuard,
     /// `mmu_lock` around TDH.VP.INIT, where it is taken.
@@ -116,6 +119,10 @@ paths! {
     "KVM_CREATE_VM" => "kvm_main.c kvm_create_vm", [
         Part::Takes(&[lock(&KVM_USAGE_LOCK), read(&CPUS_LOCK), lock(&KVM_LOCK)])];
     "KVM_ENABLE_CAP(KVM_CAP_SPLIT_IRQCHIP)" => "x86.c kvm_vm_ioctl_enable_cap", [VM];
+    "KVM_CREATE_IRQCHIP" => "x86.c kvm_arch_vm_ioctl", [VM];
+    "KVM_SET_BOOT_CPU_ID" => "x86.c kvm_arch_vm_ioctl", [VM];
+    "KVM_SET_IDENTITY_MAP_ADDR" => "x86.c kvm_arch_vm_ioctl", [VM];
+    "KVM_SET_TSC_KHZ(VM)" => "x86.c kvm_arch_vm_ioctl", [VM];
     "KVM_TDX_CAPABILITIES" => "tdx.c tdx_vm_ioctl", [Part::CapabilitiesGuard];
     "KVM_TDX_INIT_VM" => "tdx.c tdx_vm_ioctl, __tdx_td_init", [
         Part::Steps(|c| c.vm), Part::Steps(|c| c.init_vm),
@@ -124,19 +131,23 @@ paths! {
         VM, LOAD, VCPU];
     "KVM_SET_CPUID2" => "kvm_main.c kvm_vcpu_ioctl", [VCPU, LOAD];
     "KVM_TDX_INIT_VCPU" => "tdx.c tdx_vcpu_init", [
-        Part::VcpuCommand(TdxCmdId::KVM_TDX_INIT_VCPU), LOAD, Part::Steps(|c| c.init_vcpu),
+        Part::VcpuCommand(TdxCmdId::KVM_TDX_INIT_VCPU, |c| [c.init_vcpu, &[]]),
         Part::Takes(&[lock(&APIC_MAP_LOCK)]), Part::VpInit];
     "KVM_TDX_GET_CPUID" => "tdx.c tdx_vcpu_get_cpuid", [
-        Part::VcpuCommand(TdxCmdId::KVM_TDX_GET_CPUID), LOAD, Part::Steps(|c| c.get_cpuid)];
+        Part::VcpuCommand(TdxCmdId::KVM_TDX_GET_CPUID, |c| [c.get_cpuid, &[]])];
     "KVM_TDX_INIT_MEM_REGION" => "tdx.c tdx_vcpu_init_mem_region", [
-        Part::VcpuCommand(TdxCmdId::KVM_TDX_INIT_MEM_REGION), LOAD,
-        Part::Steps(|c| c.init_mem_region), Part::Steps(|c| c.init_mem_region_tested),
-        Part::Takes(&[inside(&MMAP_LOCK), lock(&FILEMAP_LOCK), read(&MMU_LOCK)])];
+        Part::VcpuCommand(TdxCmdId::KVM_TDX_INIT_MEM_REGION,
+            |c| [c.init_mem_region, c.init_mem_region_tested]),
+        Part::Populate];
     "KVM_TDX_FINALIZE_VM" => "tdx.c tdx_td_finalize", [
         Part::Steps(|c| c.vm), Part::Steps(|c| c.finalize_vm)];
     "KVM_RUN" => "x86.c kvm_arch_vcpu_ioctl_run", [VCPU, LOAD, Part::Takes(&[inside(&SRCU)])];
+    "KVM_GET_MP_STATE" => "kvm_main.c kvm_vcpu_ioctl", [VCPU, LOAD];
+    "KVM_SET_MP_STATE" => "kvm_main.c kvm_vcpu_ioctl", [VCPU, LOAD];
     "KVM_PRE_FAULT_MEMORY" => "kvm_main.c kvm_vcpu_pre_fault_memory", [
         VCPU, LOAD, Part::Takes(&[inside(&SRCU), read(&MMU_LOCK)])];
+    "KVM_SET_USER_MEMORY_REGION" => "kvm_main.c kvm_set_memory_region", [
+        Part::Takes(&[lock(&SLOTS_LOCK), lock(&SLOTS_ARCH_LOCK), GRACE])];
     "KVM_SET_USER_MEMORY_REGION2(create)" => "kvm_main.c kvm_set_memory_region", [
         Part::Takes(&[lock(&SLOTS_LOCK), lock(&SLOTS_ARCH_LOCK), lock(&FILEMAP_LOCK), GRACE])];
     "KVM_SET_USER_MEMORY_REGION2(delete)" => "kvm_main.c kvm_set_memory_region", [
@@ -151,6 +162,9 @@ paths! {
         Part::Takes(&[read(&FILEMAP_LOCK), lock(&MMU_LOCK)])];
     "close(guest_memfd)" => "guest_memfd.c kvm_gmem_release", [
         Part::Takes(&[lock(&SLOTS_LOCK), lock(&FILEMAP_LOCK), lock(&MMU_LOCK)])];
+    "CPU offline" => "tdx.c tdx_disable_virtualization_cpu", [
+        Part::Takes(&[lock(&CPUS_LOCK), lock(&IRQS_OFF)])];
+    "CPU online" => "kernel/cpu.c", [Part::Takes(&[lock(&CPUS_LOCK)])];
     "close(VM)" => "kvm_main.c kvm_destroy_vm", [
         Part::Takes(&[lock(&KVM_LOCK), read(&CPUS_LOCK), lock(&IRQS_OFF), lock(&TDX_LOCK),
             lock(&HKID_POOL), lock(&MMU_LOCK), lock(&KVM_USAGE_LOCK)])];
@@ -177,7 +191,8 @@ fn expand(part: &Part, discipline: &Discipline) -> Vec<Take> {
     match part {
         Part::Takes(takes) => takes.to_vec(),
         Part::Steps(list) => steps(list(commands)),
-        Part::VcpuCommand(id) => vcpu_command(*id, commands),
+        Part::VcpuCommand(id, own) => vcpu_command(*id, own(commands), commands),
+        Part::Populate => populate(discipline),
         Part::CapabilitiesGuard if commands.capabilities_first => Vec::new(),
         Part::CapabilitiesGuard => steps(commands.vm),
         Part::VpInit if discipline.vp_init_under_mmu_lock => vec![lock(&MMU_LOCK)],
@@ -195,10 +210,26 @@ fn steps(steps: &[Step]) -> Vec<Take> {
     steps.iter().filter_map(take).collect()
 }
 
-fn vcpu_command(id: TdxCmdId, commands: &Commands) -> Vec<Take> {
-    match commands.unlocked {
-        Unlocked::Only(ids) if ids.contains(&id) => steps(commands.vcpu_unlocked),
-        Unlocked::AfterLocks(_) => steps(commands.vcpu_unlocked),
-        Unlocked::Only(_) | Unlocked::Nothing => vec![lock(&VCPU_MUTEX)],
+fn vcpu_command(id: TdxCmdId, own: [&[Step]; 2], commands: &Commands) -> Vec<Take> {
+    let own = own.concat();
+    let load = [inside(&PREEMPT_OFF), lock(&IRQS_OFF)];
+    let (before, mutex) = (steps(commands.vcpu_unlocked), vec![lock(&VCPU_MUTEX)]);
+    let parts = match commands.unlocked {
+        // The command loads the vCPU itself, when it has its locks.
+        Unlocked::Only(ids) if ids.contains(&id) => vec![before, steps(&own), load.to_vec()],
+        Unlocked::AfterLocks(ids) if ids.contains(&id) => vec![before, load.to_vec(), steps(&own)],
+        Unlocked::AfterLocks(_) => vec![before, load.to_vec(), mutex, steps(&own)],
+        Unlocked::Only(_) | Unlocked::Nothing => vec![mutex, load.to_vec(), steps(&own)],
+    };
+    parts.concat()
+}
+
+fn populate(discipline: &Discipline) -> Vec<Take> {
+    let (mmap, filemap, mmu) = (inside(&MMAP_LOCK), lock(&FILEMAP_LOCK), read(&MMU_LOCK));
+    match (discipline.population, discipline.gmem) {
+        // The roots are loaded once and first.
+        (Population::Premap, _) => vec![mmu, filemap, mmap],
+        (_, GmemPopulate::PinsFirst) => vec![mmap, filemap, mmu],
+        (_, GmemPopulate::TracksPreparation) => vec![filemap, mmap, mmu],
     }
 }
