@@ -8,6 +8,7 @@ use std::fmt;
 
 use seamlock_tdx_abi::{Leaf, TdxStatus};
 
+use crate::host::Listed;
 use crate::vm::Kvm;
 
 /// One assertion of KVM's that failed.
@@ -19,7 +20,8 @@ pub struct Bug {
     pub site: &'static str,
     /// What was found.
     pub what: What,
-    /// Whether the VM is dead of it. PAGE.RECLAIM only warns and loses the page.
+    /// Whether the VM is dead of it. PAGE.RECLAIM only warns and loses the page; a per-CPU list is the
+    /// host's.
     pub fatal: bool,
 }
 
@@ -104,6 +106,16 @@ impl Kvm {
             );
         }
         failed
+    }
+
+    /// A per-CPU list that is corrupt (`CHECK_DATA_CORRUPTION`). The list is the host's and the VM that
+    /// meets it not to blame, so it is not marked.
+    pub(crate) fn corrupt_list(&self, freed: Listed, site: &'static str) {
+        let what = format!(
+            "list corruption: vCPU {} of VM {} was freed while on the list",
+            freed.index, freed.vm
+        );
+        self.bugged(site, What::Condition(what.into()), false);
     }
 
     #[cold]

@@ -103,6 +103,11 @@ impl Counters {
         }
     }
 
+    /// How often a leaf was called.
+    pub fn made(&self, leaf: Leaf) -> u64 {
+        self.made[usize::from(leaf.0) % LEAVES].load(Relaxed)
+    }
+
     /// Leaves that were called, by number: the leaf, how often, how often it failed.
     pub fn by_leaf(&self) -> Vec<(Leaf, u64, u64)> {
         let row = |i: usize| {

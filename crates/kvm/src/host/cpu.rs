@@ -18,6 +18,22 @@ pub struct Listed {
     pub index: usize,
 }
 
+/// An entry of a per-CPU list.
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    vcpu: Listed,
+    /// The vCPU's memory was freed, and the entry with it.
+    freed: bool,
+}
+
+/// What the kernel's list debugging finds: a neighbour in a per-CPU list was freed
+/// (`__list_add_valid_or_report`, `__list_del_entry_valid_or_report`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ListCorruption {
+    /// The vCPU that was freed while it was on the list.
+    pub freed: Listed,
+}
+
 /// One logical processor.
 #[derive(Debug)]
 pub struct Cpu {
@@ -26,7 +42,7 @@ pub struct Cpu {
     /// Its package.
     pub package: u32,
     irqs: Mutex<()>,
-    associated_tdvcpus: Private<Vec<Listed>>,
+    associated_tdvcpus: Private<Vec<Entry>>,
 }
 
 /// Proof that interrupts are off on a CPU.
@@ -61,7 +77,17 @@ impl Cpu {
     /// The vCPUs that were loaded here last, most recent first.
     pub fn associated(&self) -> Vec<Listed> {
         self.associated_tdvcpus
-            .with(|list| list.iter().rev().copied().collect())
+            .with(|list| list.iter().rev().map(|entry| entry.vcpu).collect())
+    }
+
+    /// A vCPU's memory is freed while it is on the list, which only a kernel in error does. The entry
+    /// stays: what the kernel would then read through a stale pointer is told by whoever meets it.
+    pub(crate) fn freed_while_listed(&self, vcpu: Listed) {
+        self.associated_tdvcpus.with(|list| {
+            for entry in list.iter_mut().filter(|entry| entry.vcpu == vcpu) {
+                entry.freed = true;
+            }
+        });
     }
 }
 
@@ -72,15 +98,38 @@ impl IrqsOff<'_> {
     }
 
     /// `list_add(&tdx->cpu_list, …)`.
-    pub fn list_add(&self, vcpu: Listed) {
-        self.cpu.associated_tdvcpus.with(|list| list.push(vcpu));
+    ///
+    /// # Errors
+    /// When the entry that was added last was freed; the vCPU is not added then.
+    pub fn list_add(&self, vcpu: Listed) -> Result<(), ListCorruption> {
+        self.cpu.associated_tdvcpus.with(|list| {
+            intact(list.last())?;
+            list.push(Entry { vcpu, freed: false });
+            Ok(())
+        })
     }
 
     /// `list_del(&tdx->cpu_list)`. Says whether the vCPU was on this CPU's list.
-    pub fn list_del(&self, vcpu: Listed) -> bool {
+    ///
+    /// # Errors
+    /// When an entry beside it, or its own, was freed; the list is left as it is then.
+    pub fn list_del(&self, vcpu: Listed) -> Result<bool, ListCorruption> {
         self.cpu.associated_tdvcpus.with(|list| {
-            let at = list.iter().rposition(|v| *v == vcpu);
-            at.map(|at| list.remove(at)).is_some()
+            let Some(at) = list.iter().rposition(|entry| entry.vcpu == vcpu) else {
+                return Ok(false);
+            };
+            for entry in &list[at.saturating_sub(1)..list.len().min(at + 2)] {
+                intact(Some(entry))?;
+            }
+            list.remove(at);
+            Ok(true)
         })
+    }
+}
+
+fn intact(entry: Option<&Entry>) -> Result<(), ListCorruption> {
+    match entry {
+        Some(entry) if entry.freed => Err(ListCorruption { freed: entry.vcpu }),
+        _ => Ok(()),
     }
 }

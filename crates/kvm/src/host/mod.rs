@@ -14,6 +14,7 @@
 mod boot;
 mod cpu;
 mod hotplug;
+mod inject;
 mod pages;
 mod sysinfo;
 mod tdmr;
@@ -36,7 +37,8 @@ use crate::observer::{Counters, Observer, Seamcall};
 use crate::vm::{Kvm, Teardown};
 
 pub use boot::BootError;
-pub use cpu::{Cpu, IrqsOff, Listed};
+pub use cpu::{Cpu, IrqsOff, ListCorruption, Listed};
+pub use inject::{Fault, Inject, Upcoming};
 pub use pages::{Owner, Pages};
 pub use sysinfo::{CpuidConfig, SysInfo};
 
@@ -47,6 +49,8 @@ pub struct Options {
     pub discipline: &'static Discipline,
     /// Who watches.
     pub observer: Option<Arc<dyn Observer>>,
+    /// Who makes SEAMCALLs fail.
+    pub inject: Option<Arc<dyn Inject>>,
     /// Who runs guests.
     pub guest: Arc<dyn Guest>,
     /// The architecture.
@@ -60,6 +64,7 @@ impl Default for Options {
         Options {
             discipline: &discipline::V7_3,
             observer: None,
+            inject: None,
             guest: Arc::new(Halting),
             arch: &arch::INTEL,
             lockdep: Lockdep::of_build(),
@@ -77,6 +82,7 @@ pub struct Host {
     observer: Option<Arc<dyn Observer>>,
     /// The same, if it wants to be shown SEAMCALLs.
     seamcall_observer: Option<Arc<dyn Observer>>,
+    inject: Option<Arc<dyn Inject>>,
     guest: Arc<dyn Guest>,
     arch: &'static dyn Arch,
     lockdep: Option<Arc<Lockdep>>,
@@ -129,6 +135,7 @@ impl Host {
                 .clone()
                 .filter(|observer| observer.watches_seamcalls()),
             observer: options.observer,
+            inject: options.inject,
             guest: options.guest,
             arch: options.arch,
             lockdep: options.lockdep,
@@ -267,23 +274,42 @@ impl Host {
     #[inline]
     pub(crate) fn seamcall(&self, cpu: u32, regs: &mut Regs) -> (TdxStatus, After) {
         let leaf = regs.leaf();
-        let after = match &self.seamcall_observer {
-            None => self.module.seamcall(cpu, regs),
-            Some(observer) => self.observed_seamcall(&**observer, cpu, regs),
+        let after = match (&self.seamcall_observer, &self.inject) {
+            (None, None) => self.module.seamcall(cpu, regs),
+            (observer, _) => self.watched_seamcall(observer.as_deref(), cpu, regs),
         };
         let status = regs.status();
         self.counters.count(leaf, status);
         (status, after)
     }
 
-    fn observed_seamcall(&self, observer: &dyn Observer, cpu: u32, regs: &mut Regs) -> After {
+    fn watched_seamcall(
+        &self,
+        observer: Option<&dyn Observer>,
+        cpu: u32,
+        regs: &mut Regs,
+    ) -> After {
         let input = *regs;
-        let after = self.module.seamcall(cpu, regs);
-        observer.seamcall(&Seamcall {
+        let nth = self.counters.made(regs.leaf()) + 1;
+        let upcoming = Upcoming {
             cpu,
-            input: &input,
-            output: regs,
-        });
+            regs: &input,
+            nth,
+        };
+        let after = match self.inject.as_ref().and_then(|i| i.status(&upcoming)) {
+            None => self.module.seamcall(cpu, regs),
+            Some(status) => {
+                regs.rax = status.0;
+                After::Host
+            }
+        };
+        if let Some(observer) = observer {
+            observer.seamcall(&Seamcall {
+                cpu,
+                input: &input,
+                output: regs,
+            });
+        }
         after
     }
 

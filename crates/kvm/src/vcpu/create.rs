@@ -36,8 +36,12 @@ fn under_kvm_lock(task: &Task, kvm: &Arc<Kvm>, id: u64) -> Result<i64> {
     check_duplicate(kvm, id)?;
     precreate(kvm, id)?;
     kvm.created_vcpus.fetch_add(1);
-    let vcpu = build(task, kvm, id).and_then(|vcpu| publish(task, kvm, vcpu));
-    finish(task, kvm, vcpu)
+    let published = build(task, kvm, id).and_then(|vcpu| {
+        let fd = publish(task, kvm, &vcpu);
+        fd.inspect_err(|_| destroy_unborn(kvm, &vcpu))
+            .map(|fd| (vcpu, fd))
+    });
+    finish(task, kvm, published)
 }
 
 /// Until v7.2: the vCPU is built without `kvm->lock`, and a duplicate id is found last.
@@ -49,23 +53,16 @@ fn unlocked_middle(task: &Task, kvm: &Arc<Kvm>, id: u64) -> Result<i64> {
         precreate(kvm, id)?;
         kvm.created_vcpus.fetch_add(1);
     }
-    let built = build(task, kvm, id);
-    let lock = kvm.lock.lock();
-    let vcpu = built.and_then(|vcpu| match check_duplicate(kvm, id) {
-        Ok(()) => publish(task, kvm, vcpu),
-        Err(error) => {
-            destroy_unborn(kvm, &vcpu);
-            Err(error)
-        }
-    });
-    drop(lock);
-    match vcpu {
-        Ok(vcpu) => finish(task, kvm, Ok(vcpu)),
-        Err(error) => {
+    let published = build(task, kvm, id).and_then(|vcpu| {
+        let fd = {
             let _lock = kvm.lock.lock();
-            finish(task, kvm, Err(error))
-        }
-    }
+            check_duplicate(kvm, id).and_then(|()| publish(task, kvm, &vcpu))
+        };
+        fd.inspect_err(|_| destroy_unborn(kvm, &vcpu))
+            .map(|fd| (vcpu, fd))
+    });
+    let _lock = published.is_err().then(|| kvm.lock.lock());
+    finish(task, kvm, published)
 }
 
 /// The last step of both forms: the vCPU's descriptor, or the count goes back.
@@ -162,7 +159,7 @@ fn tdx_vcpu_create(kvm: &Kvm, vcpu: &Vcpu) -> Result<()> {
 }
 
 /// Puts the vCPU into the array and gives it a descriptor; only then it is online.
-fn publish(task: &Task, kvm: &Arc<Kvm>, vcpu: VcpuRef) -> Result<(VcpuRef, i32)> {
+fn publish(task: &Task, kvm: &Arc<Kvm>, vcpu: &VcpuRef) -> Result<i32> {
     let idx = kvm.online_vcpus.load();
     vcpu.idx.store(i64::from(idx), SeqCst);
     kvm.vcpu_array.with(|array| array.push(vcpu.born_at));
@@ -172,7 +169,7 @@ fn publish(task: &Task, kvm: &Arc<Kvm>, vcpu: VcpuRef) -> Result<(VcpuRef, i32)>
         Ok(fd) => {
             kvm.online_vcpus.fetch_add(1);
             drop(mutex);
-            Ok((vcpu, fd))
+            Ok(fd)
         }
         Err(errno) => {
             drop(mutex);
@@ -180,18 +177,24 @@ fn publish(task: &Task, kvm: &Arc<Kvm>, vcpu: VcpuRef) -> Result<(VcpuRef, i32)>
             kvm.users_count.fetch_sub(1);
             kvm.vcpu_array.with(|array| array.pop());
             vcpu.idx.store(-1, SeqCst);
-            destroy_unborn(kvm, &vcpu);
             Err(Error::new(errno, SITE, "no descriptor is free"))
         }
     }
 }
 
 /// `kvm_arch_vcpu_destroy` of a vCPU that never became reachable (`tdx_vcpu_free` with the HKID
-/// assigned).
+/// assigned). To v6.16 it stays on the list of the CPU that it was loaded on, and its memory is freed.
 fn destroy_unborn(kvm: &Kvm, vcpu: &Vcpu) {
     kvm.host.arch().kvm_arch_vcpu_destroy(kvm, vcpu);
-    if kvm.is_td() && kvm.discipline.vcpu_free_disassociates {
+    if !kvm.is_td() {
+        return;
+    }
+    if kvm.discipline.vcpu_free_disassociates {
         vcpu.flush_on_cpu(kvm);
+    } else if let Ok(cpu) = usize::try_from(vcpu.cpu())
+        && let Some(there) = kvm.host.cpus().get(cpu)
+    {
+        there.freed_while_listed(vcpu.listed());
     }
 }
 

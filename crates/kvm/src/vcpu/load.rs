@@ -8,7 +8,7 @@ use seamlock_sync::Section;
 use seamlock_tdx_abi::{Leaf, TdxStatus};
 
 use super::{Mode, Vcpu, VcpuRef, VcpuTdState};
-use crate::host::Listed;
+use crate::host::{ListCorruption, Listed};
 use crate::locks;
 use crate::task::Task;
 use crate::tdx::seamcall::{On, tdh_vp_flush};
@@ -63,7 +63,15 @@ fn arch_load(task: &Task, kvm: &Kvm, vcpu: &Vcpu) {
 fn tdx_vcpu_load(kvm: &Kvm, vcpu: &Vcpu, cpu: u32) {
     vcpu.flush_on_cpu(kvm);
     if let Some(here) = kvm.host.cpus().get(cpu as usize) {
-        here.irqs_off().list_add(vcpu.listed());
+        let added = here.irqs_off().list_add(vcpu.listed());
+        report(kvm, added, "v6.16 tdx.c:733 tdx_vcpu_load: list_add");
+    }
+}
+
+/// A per-CPU list with a freed vCPU on it: the kernel's, whichever TD meets it.
+fn report<T>(kvm: &Kvm, result: Result<T, ListCorruption>, site: &'static str) {
+    if let Err(ListCorruption { freed }) = result {
+        kvm.corrupt_list(freed, site);
     }
 }
 
@@ -99,7 +107,8 @@ impl Vcpu {
             return TdxStatus::SUCCESS;
         }
         let status = self.flush_outcome(kvm, cpu);
-        irqs.list_del(self.listed());
+        let deleted = irqs.list_del(self.listed());
+        report(kvm, deleted, "tdx.c:233 tdx_disassociate_vp: list_del");
         self.cpu.store(-1);
         status
     }

@@ -199,6 +199,11 @@ impl Kvm {
         &self.mirror
     }
 
+    /// The memslots.
+    pub fn memslots(&self) -> &Memslots {
+        &self.memslots
+    }
+
     /// Whether the VM type has private memory (`kvm_arch_has_private_mem`).
     pub fn has_private_mem(&self) -> bool {
         matches!(self.vm_type, 1 | 4 | 5)
