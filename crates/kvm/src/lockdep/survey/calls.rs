@@ -51,6 +51,7 @@ fn boot(
         guest: Arc::new(Signalled(control.clone())),
         arch,
         lockdep: Some(lockdep.clone()),
+        ..Options::default()
     };
     let host = Host::boot_with(Platform::sapphire_rapids(1 << 30, 4), options)?;
     Ok(Client::on(host, control, recorder))
