@@ -9,9 +9,11 @@
 //! | `mp_state`, `requests`, `mode` | nothing |
 
 mod create;
+mod exit;
 mod load;
 mod run;
 
+use std::collections::BTreeMap;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering::SeqCst};
@@ -19,6 +21,7 @@ use std::sync::atomic::{AtomicI64, Ordering::SeqCst};
 use seamlock_sync::{Mutex, Private, Shared, WaitQueue, Word};
 use seamlock_tdx_abi::Hpa;
 use seamlock_tdx_abi::kvm::KvmCpuidEntry2;
+use seamlock_tdx_abi::regs::Regs;
 
 use crate::arch::VcpuArch;
 use crate::locks::{self, cells};
@@ -104,6 +107,12 @@ pub(crate) struct State {
     pub(crate) mcg_cap: u64,
     /// Signals that are blocked during KVM_RUN (`vcpu->sigset`).
     pub(crate) signal_mask: Option<u64>,
+    /// What the next KVM_RUN does first.
+    pub(crate) complete: Option<exit::Completion>,
+    /// Registers for the next TDH.VP.ENTER (`vp_enter_args`).
+    pub(crate) vp_enter: Regs,
+    /// MSRs that KVM emulates, where the guest wrote them.
+    pub(crate) msrs: BTreeMap<u32, u64>,
 }
 
 /// One vCPU.

@@ -5,16 +5,15 @@
 //! not blocked.
 
 use seamlock_sync::relax;
+use seamlock_tdx_abi::Gpa;
 use seamlock_tdx_abi::PAGE_SIZE;
 use seamlock_tdx_abi::kvm::{
-    Errno, KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_INTR, KVM_EXIT_SHUTDOWN,
-    KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON, KVM_MP_STATE_HALTED, KVM_MP_STATE_RUNNABLE,
-    KVM_MP_STATE_UNINITIALIZED, KvmPreFaultMemory,
+    Errno, KVM_EXIT_INTR, KVM_MP_STATE_HALTED, KVM_MP_STATE_RUNNABLE, KVM_MP_STATE_UNINITIALIZED,
+    KvmPreFaultMemory,
 };
-use seamlock_tdx_abi::regs::Regs;
-use seamlock_tdx_abi::{Gpa, TdxStatus};
 use seamlock_tdx_module::After;
 
+use super::exit::{Exit, Handling};
 use super::{Mode, Vcpu, VcpuRef, VcpuTdState};
 use crate::discipline::InvalidSlot;
 use crate::error::{Result, fail};
@@ -23,16 +22,14 @@ use crate::guest::Entered;
 use crate::locks::cells;
 use crate::mmu::{self, Leaf, Mapped};
 use crate::task::Task;
+use crate::tdx::TdState;
 use crate::tdx::seamcall::tdh_vp_enter;
-use crate::tdx::{TdState, sept};
 use crate::vm::Kvm;
 
 /// Byte offset of `immediate_exit` in `struct kvm_run`.
 const IMMEDIATE_EXIT: usize = 1;
 /// Byte offset of `exit_reason`.
 const EXIT_REASON: usize = 8;
-/// Byte offset of the union.
-const UNION: usize = 32;
 
 /// `kvm_arch_vcpu_ioctl_run`.
 pub(crate) fn kvm_arch_vcpu_ioctl_run(task: &Task, vcpu: &VcpuRef) -> Result<i64> {
@@ -43,6 +40,14 @@ pub(crate) fn kvm_arch_vcpu_ioctl_run(task: &Task, vcpu: &VcpuRef) -> Result<i64
     let _loaded = vcpu.load(task);
     if vcpu.mp_state() == KVM_MP_STATE_UNINITIALIZED {
         return wait_for_init(task, vcpu, wants_to_run);
+    }
+    if let Some(completion) = vcpu.state.with(|state| state.complete.take()) {
+        let mut handling = Handling::new(task, vcpu.kvm(), vcpu, vcpu.state.with(|s| s.vp_enter));
+        let exit = handling.complete(completion);
+        vcpu.state.with(|state| state.vp_enter = handling.regs);
+        if exit? == Exit::ToUser {
+            return Ok(0);
+        }
     }
     if !wants_to_run {
         return fail(Errno::EINTR, SITE, "immediate_exit is set");
@@ -112,7 +117,7 @@ fn vcpu_run(task: &Task, vcpu: &VcpuRef) -> Result<i64> {
         task.resched();
         let exit = vcpu_enter_guest(task, kvm, vcpu);
         drop(srcu);
-        match exit {
+        match exit? {
             Exit::Again => {}
             Exit::Halted => vcpu.mp_state.store(KVM_MP_STATE_HALTED),
             Exit::ToUser => return Ok(0),
@@ -127,22 +132,16 @@ fn kvm_vcpu_halt(task: &Task, vcpu: &Vcpu) {
     let _ = vcpu.wait.wait_until(woken, || task.signal_pending());
 }
 
-enum Exit {
-    Again,
-    Halted,
-    ToUser,
-}
-
-/// `tdx_vcpu_run` and the exits that the stand-in guest can cause.
-fn vcpu_enter_guest(task: &Task, kvm: &Kvm, vcpu: &Vcpu) -> Exit {
+/// `vcpu_enter_guest`: TDH.VP.ENTER, the guest's turn, and what KVM does about the exit.
+fn vcpu_enter_guest(task: &Task, kvm: &Kvm, vcpu: &Vcpu) -> Result<Exit> {
     vcpu.clear_requests(super::REQ_OUTSIDE_GUEST_MODE);
     vcpu.mode.store(Mode::InGuest);
     // Whoever wants all vCPUs out sets the flag first and then looks at the mode.
     if kvm.tdx.wait_for_sept_zap.load() || vcpu.requests.load() != 0 {
         outside(vcpu);
-        return Exit::Again;
+        return Ok(Exit::Again);
     }
-    let mut regs = Regs::default();
+    let mut regs = vcpu.state.with(|state| state.vp_enter);
     let tdvpr = vcpu.tdvpr().unwrap_or_default();
     let (_, after) = tdh_vp_enter(kvm.on_this_cpu(task), tdvpr, &mut regs);
     let mut halted = false;
@@ -156,35 +155,16 @@ fn vcpu_enter_guest(task: &Task, kvm: &Kvm, vcpu: &Vcpu) -> Exit {
         (regs, halted) = (turn.regs, turn.halted);
     }
     outside(vcpu);
-    exit_outcome(vcpu, &regs, halted)
+    let mut handling = Handling::new(task, kvm, vcpu, regs);
+    let exit = handling.handle(halted);
+    vcpu.state.with(|state| state.vp_enter = handling.regs);
+    exit
 }
 
 fn outside(vcpu: &Vcpu) {
     vcpu.exits.fetch_add(1);
     vcpu.mode.store(Mode::Outside);
     vcpu.wait.notify();
-}
-
-/// What a TD exit leads to.
-fn exit_outcome(vcpu: &Vcpu, regs: &Regs, halted: bool) -> Exit {
-    let status = regs.status();
-    if sept::tdx_operand_busy(status) {
-        return Exit::Again;
-    }
-    if status.code() == TdxStatus::SUCCESS {
-        return if halted { Exit::Halted } else { Exit::Again };
-    }
-    if status.is(TdxStatus::NON_RECOVERABLE_VCPU) && status.details() == 2 {
-        set_exit_reason(vcpu, KVM_EXIT_SHUTDOWN);
-        return Exit::ToUser;
-    }
-    set_exit_reason(vcpu, KVM_EXIT_INTERNAL_ERROR);
-    let mut internal = [0; 16];
-    internal[..4].copy_from_slice(&KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON.to_le_bytes());
-    internal[4..8].copy_from_slice(&2u32.to_le_bytes());
-    internal[8..].copy_from_slice(&status.0.to_le_bytes());
-    vcpu.run_page().write(UNION, &internal);
-    Exit::ToUser
 }
 
 fn set_exit_reason(vcpu: &Vcpu, reason: u32) {
@@ -264,7 +244,7 @@ pub(crate) fn kvm_tdp_map_page(task: &Task, kvm: &Kvm, vcpu: &Vcpu, gpa: Gpa) ->
 
 /// One simulated fault. A shared page needs nothing here: the shared EPT is the
 /// host's own and not modelled.
-fn simulate_fault(task: &Task, kvm: &Kvm, vcpu: &Vcpu, gpa: Gpa) -> Result<Mapped> {
+pub(super) fn simulate_fault(task: &Task, kvm: &Kvm, vcpu: &Vcpu, gpa: Gpa) -> Result<Mapped> {
     const SITE: &str = "arch/x86/kvm/mmu/mmu.c:4734 kvm_mmu_faultin_pfn";
     let gfn = gpa.gfn();
     let seq = kvm.mirror.seq();

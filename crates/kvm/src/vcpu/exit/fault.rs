@@ -1,0 +1,118 @@
+//! EPT violations: a page is mapped, or user space is told that memory has the other kind.
+
+use seamlock_sync::relax;
+use seamlock_tdx_abi::kvm::{
+    Errno, KVM_EXIT_MEMORY_FAULT, KVM_MEMORY_EXIT_FLAG_PRIVATE, KvmExitMemoryFault,
+};
+use seamlock_tdx_abi::{Gpa, PAGE_SIZE};
+
+use super::{Exit, Handling};
+use crate::error::{Result, fail};
+use crate::mmu::Mapped;
+use crate::vcpu::run::simulate_fault;
+
+/// Extended exit qualification, type: the page is mapped and was not accepted.
+const PENDING_EPT_VIOLATION: u64 = 6;
+/// Exit qualification: the access was an instruction fetch.
+const FETCH: u64 = 1 << 2;
+/// Exit qualification: what the entry allows.
+const PROTECTION: u64 = 7 << 3;
+
+impl Handling<'_> {
+    /// `tdx_handle_ept_violation`.
+    pub(super) fn ept_violation(&mut self) -> Result<Exit> {
+        const SITE: &str = "tdx.c:1936 tdx_handle_ept_violation";
+        let (qual, ext_qual, gpa) = (self.regs.rcx, self.regs.rdx, self.regs.r8);
+        if !self.kvm.tdx.is_private_gpa(gpa) {
+            let fetch = qual & FETCH != 0;
+            if self
+                .kvm
+                .bug_on(fetch, SITE, "an instruction was fetched from shared memory")
+            {
+                return fail(
+                    Errno::EIO,
+                    SITE,
+                    "an instruction was fetched from shared memory",
+                );
+            }
+            return self.fault_shared(gpa);
+        }
+        if ext_qual & 0xf == PENDING_EPT_VIOLATION && qual & PROTECTION == 0 {
+            self.kvm.kill();
+            return fail(
+                Errno::EIO,
+                SITE,
+                "the guest used a page that it has not accepted",
+            );
+        }
+        self.fault_private(gpa)
+    }
+
+    /// A fault in private memory. Retried here rather than by entering the guest again, which would
+    /// set off the module's zero-step mitigation.
+    fn fault_private(&self, gpa: u64) -> Result<Exit> {
+        const SITE: &str = "arch/x86/kvm/mmu/mmu.c:4725 kvm_mmu_faultin_pfn";
+        loop {
+            let gfn = Gpa(gpa).gfn();
+            let slot = self.kvm.memslots.of_gfn(gfn);
+            if slot.is_none() || !self.kvm.attributes.is_private(gfn) {
+                return self.memory_fault(gpa, KVM_MEMORY_EXIT_FLAG_PRIVATE, SITE);
+            }
+            if slot.is_some_and(|slot| slot.invalid) {
+                return Ok(Exit::Again);
+            }
+            match simulate_fault(self.task, self.kvm, self.vcpu, Gpa(gpa)) {
+                Err(error) if error.is(Errno::EAGAIN) => return Ok(Exit::Again),
+                Err(error) => return Err(self.with_memory_fault(gpa, error)),
+                Ok(Mapped::Fixed | Mapped::Spurious) => return Ok(Exit::Again),
+                Ok(Mapped::Retry(busy)) => {
+                    if self.task.signal_pending() {
+                        return Ok(Exit::Again);
+                    }
+                    if self.vcpu.is_vm_dead_requested() {
+                        return fail(Errno::EIO, SITE, "the VM is dead");
+                    }
+                    relax(busy);
+                    self.task.resched();
+                }
+            }
+        }
+    }
+
+    /// A fault in shared memory. The shared EPT is the host's own and not modelled, so a page that is
+    /// there needs nothing; where there is none, the guest takes #VE when it tries again.
+    fn fault_shared(&self, gpa: u64) -> Result<Exit> {
+        const SITE: &str = "arch/x86/kvm/mmu/mmu.c:4718 kvm_mmu_faultin_pfn";
+        let gpa = self.without_shared_bit(gpa);
+        let gfn = Gpa(gpa).gfn();
+        if self.kvm.memslots.of_gfn(gfn).is_some() && self.kvm.attributes.is_private(gfn) {
+            return self.memory_fault(gpa, 0, SITE);
+        }
+        Ok(Exit::Again)
+    }
+
+    /// `kvm_mmu_prepare_memory_fault_exit`: EFAULT, and what user space has to change.
+    fn memory_fault(&self, gpa: u64, flags: u64, site: &'static str) -> Result<Exit> {
+        self.prepare_memory_fault(gpa, flags);
+        let reason = match flags {
+            0 => "the guest uses private memory as shared",
+            _ => "the guest uses memory as private that is not",
+        };
+        fail(Errno::EFAULT, site, reason)
+    }
+
+    fn with_memory_fault(&self, gpa: u64, error: crate::Error) -> crate::Error {
+        self.prepare_memory_fault(gpa, KVM_MEMORY_EXIT_FLAG_PRIVATE);
+        error
+    }
+
+    fn prepare_memory_fault(&self, gpa: u64, flags: u64) {
+        let gpa = gpa & !(PAGE_SIZE - 1);
+        let fault = KvmExitMemoryFault {
+            flags,
+            gpa,
+            size: PAGE_SIZE,
+        };
+        self.to_user(KVM_EXIT_MEMORY_FAULT, &fault);
+    }
+}
