@@ -8,6 +8,7 @@ mod bench;
 mod explain;
 mod failure;
 mod launch;
+mod locks;
 mod progress;
 mod run;
 mod style;
@@ -30,6 +31,7 @@ struct Cli {
 enum Command {
     Run(run::Run),
     Launch(launch::Launch),
+    Locks(locks::Locks),
     Vectors(vectors::Vectors),
     Explain(explain::Explain),
     Bench(bench::Bench),
@@ -40,6 +42,7 @@ fn main() -> ExitCode {
     let done = match cli.command {
         Command::Run(command) => command.run(),
         Command::Launch(command) => command.run(),
+        Command::Locks(command) => command.run(),
         Command::Vectors(command) => command.run(),
         Command::Explain(command) => command.run(),
         Command::Bench(command) => command.run(),

@@ -118,6 +118,7 @@ mod tests {
     use super::*;
     use crate::discipline::{DISCIPLINES, V7_3};
     use crate::ioctl::TABLE;
+    use crate::lockdep::Rule;
 
     fn survey(discipline: &'static Discipline) -> Survey {
         Survey::of(discipline).expect("the machine boots")
@@ -176,6 +177,45 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn slots_lock_outside_of_the_vcpu_mutexes_is_found_where_it_is_taken_so_and_nowhere_else() {
+        for discipline in DISCIPLINES {
+            let breaches = survey(discipline).breaches();
+            let (slots, vcpu) = (&locks::SLOTS_LOCK, &locks::VCPU_MUTEX);
+            let of = |rule, outer: &_, inner: &_| {
+                breaches.iter().find(|breach| {
+                    let (against, acquired) = (breach.against.class, breach.acquired.class);
+                    breach.rule == rule && against.class == outer && acquired.class == inner
+                })
+            };
+            let inversion = of(Rule::Inversion, slots, vcpu);
+            let mails_guard = ["seed", "seed-24", "guardslots"].contains(&discipline.name);
+            assert_eq!(inversion.is_some(), mails_guard, "{}", discipline.name);
+            // Either side may be the one that closes the circle.
+            let circle = of(Rule::Cycle, vcpu, slots).or(of(Rule::Cycle, slots, vcpu));
+            assert_eq!(circle.is_some(), mails_guard, "{}", discipline.name);
+        }
+    }
+
+    #[test]
+    fn the_mails_guard_and_avic_form_a_circle_that_one_thread_shows() {
+        let seed = crate::discipline::by_name("seed").expect("a discipline");
+        let breaches = survey(seed).breaches();
+        let circle = breaches
+            .iter()
+            .find(|b| b.rule == Rule::Cycle)
+            .expect("a circle");
+        assert!(circle.acquired.site.file().ends_with("arch/x86/avic.rs"));
+        assert!(circle.circle[0].inner.site.file().ends_with("tdx/guard.rs"));
+    }
+
+    #[test]
+    fn the_default_discipline_breaks_no_rule() {
+        let breaches = survey(&V7_3).breaches();
+        let text: String = breaches.iter().map(ToString::to_string).collect();
+        assert!(text.is_empty(), "{text}");
     }
 
     #[test]

@@ -68,11 +68,7 @@ pub static ORDER: &[Edge] = &[
         "guest_memfd.c kvm_gmem_populate: GUP",
     ),
     edge(&SRCU, &MMAP_LOCK, "kvm_main.c hva_to_pfn: GUP in a fault"),
-    edge(
-        &MMAP_LOCK,
-        &FILEMAP_LOCK,
-        "mm/rmap.c; guest_memfd.c kvm_gmem_fault_user_mapping",
-    ),
+    edge(&MMAP_LOCK, &FILEMAP_LOCK, "mm/filemap.c: filemap_fault"),
     edge(
         &SLOTS_ARCH_LOCK,
         &FILEMAP_LOCK,
