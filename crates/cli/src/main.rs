@@ -5,6 +5,7 @@
 #![allow(clippy::disallowed_methods)]
 
 mod bench;
+mod disciplines;
 mod explain;
 mod failure;
 mod launch;
@@ -34,6 +35,7 @@ enum Command {
     Locks(locks::Locks),
     Vectors(vectors::Vectors),
     Explain(explain::Explain),
+    Disciplines(disciplines::Disciplines),
     Bench(bench::Bench),
 }
 
@@ -45,6 +47,7 @@ fn main() -> ExitCode {
         Command::Locks(command) => command.run(),
         Command::Vectors(command) => command.run(),
         Command::Explain(command) => command.run(),
+        Command::Disciplines(command) => command.run(),
         Command::Bench(command) => command.run(),
     };
     failure::exit_code(done)

@@ -117,7 +117,10 @@ impl Discipline {
                     c.init_mem_region_tested,
                 ),
             ),
-            axis("KVM_TDX_GET_CPUID", under_its_mutex(c.get_cpuid)),
+            axis(
+                "KVM_TDX_GET_CPUID",
+                c.unlocked.then(under_its_mutex(c.get_cpuid)),
+            ),
             axis("unlocked vCPU ioctls", c.unlocked.says()),
             axis("state tested again under own locks", yes(c.retest_state)),
             axis("bytes of kvm_tdx_cmd copied in", c.cmd_bytes.to_string()),
@@ -176,6 +179,14 @@ impl Step {
 }
 
 impl Unlocked {
+    /// How a command of the locked path starts.
+    fn then(self, locked: String) -> String {
+        match self {
+            Unlocked::Nothing | Unlocked::Only(_) => locked,
+            Unlocked::AfterLocks(_) => format!("the guard, given back; then {locked}"),
+        }
+    }
+
     fn says(self) -> String {
         let names = |ids: &[TdxCmdId]| {
             let names: Vec<_> = ids.iter().filter_map(|id| id.name()).collect();
