@@ -120,6 +120,7 @@ fn measure(firmware: &Firmware, rounds: usize) -> anyhow::Result<Figures> {
         vcpus: 1,
         memory: MEMORY,
         discipline: &discipline::V7_3,
+        lockdep: false,
     };
     let start = Instant::now();
     let machine = Machine::boot(&request)?;

@@ -70,19 +70,10 @@ struct Td {
     gmems: Vec<i32>,
 }
 
-/// Boots a machine, launches the firmware on it, and tears the TD down.
-///
-/// # Errors
-/// The ioctl that was refused, with the kernel's check.
-pub fn launch(firmware: &Firmware, request: Request) -> anyhow::Result<Launched> {
-    let machine = Machine::boot(&request)?;
-    launch_on(&machine, firmware, request)
-}
-
 /// Launches the firmware on a machine that has booted, and tears the TD down.
 ///
 /// # Errors
-/// As [`launch`].
+/// The ioctl that was refused, with the kernel's check.
 pub fn launch_on(
     machine: &Machine,
     firmware: &Firmware,

@@ -13,7 +13,7 @@ use std::process::ExitCode;
 use clap::Args;
 use seamlock_kvm::discipline::{self, Discipline};
 
-pub use build::{launch, launch_on};
+pub use build::launch_on;
 pub use firmware::Firmware;
 pub use vmm::Machine;
 
@@ -40,6 +40,9 @@ pub struct Launch {
     /// How KVM locks; `seamlock disciplines` lists them.
     #[arg(long, value_name = "NAME", default_value = discipline::V7_3.name)]
     discipline: String,
+    /// Check the order of KVM's locks; exit code 1 when it is broken.
+    #[arg(long)]
+    lockdep: bool,
     /// Print one JSON object.
     #[arg(long)]
     json: bool,
@@ -54,6 +57,8 @@ pub struct Request {
     pub memory: u64,
     /// How KVM locks.
     pub discipline: &'static Discipline,
+    /// Whether the order of the locks is checked. In debug builds it always is.
+    pub lockdep: bool,
 }
 
 impl Launch {
@@ -61,13 +66,21 @@ impl Launch {
     pub fn run(self) -> anyhow::Result<ExitCode> {
         let request = self.request()?;
         let firmware = Firmware::load(self.firmware.as_deref(), request.memory)?;
-        let launched = launch(&firmware, request)?;
+        let machine = Machine::boot(&request)?;
+        let launched = launch_on(&machine, &firmware, request)?;
         if self.json {
             report::json(&firmware, &launched)?;
         } else {
             report::text(&firmware, &launched)?;
         }
-        Ok(if launched.is_clean() {
+        let lockdep = machine.host.lockdep().filter(|_| self.lockdep);
+        let breaches = lockdep
+            .map(|lockdep| lockdep.breaches())
+            .unwrap_or_default();
+        for breach in &breaches {
+            anstream::eprintln!("lockdep: {breach}");
+        }
+        Ok(if launched.is_clean() && breaches.is_empty() {
             ExitCode::SUCCESS
         } else {
             ExitCode::FAILURE
@@ -93,6 +106,7 @@ impl Launch {
             vcpus: self.vcpus,
             memory: parse_memory(&self.memory)?,
             discipline,
+            lockdep: self.lockdep,
         })
     }
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::{Context, anyhow};
+use seamlock_kvm::lockdep::Lockdep;
 use seamlock_kvm::task::{Files, UserMemory};
 use seamlock_kvm::{File, Host, Options, Process, Task, ioctl_fd};
 use seamlock_tdx_abi::kvm::*;
@@ -46,6 +47,10 @@ impl Machine {
         let options = Options {
             discipline: request.discipline,
             observer: Some(journal.clone()),
+            lockdep: request
+                .lockdep
+                .then(Lockdep::new)
+                .or_else(Lockdep::of_build),
             ..Options::default()
         };
         let host = Host::boot_with(platform, options).context("booting the machine")?;

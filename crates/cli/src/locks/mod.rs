@@ -145,12 +145,13 @@ mod tests {
         let survey = survey(discipline);
         let call = find(&survey, call).expect("a call");
         assert!(plain(&text::call(&survey, call)).contains("observed  the same"));
-        text::tree(&call.tree, false)
+        format!("{}\n{}", call.name, text::tree(&call.tree, false))
     }
 
     #[test]
     fn v7_3_takes_slots_lock_inside_of_the_vcpu_mutexes() {
         expect![[r#"
+            KVM_TDX_INIT_MEM_REGION
               kvm->lock
                 vcpu->mutex × 2
                   kvm->slots_lock
@@ -165,6 +166,7 @@ mod tests {
     #[test]
     fn the_seed_takes_slots_lock_outside_of_the_vcpu_mutexes() {
         expect![[r#"
+            KVM_TDX_INIT_MEM_REGION
               kvm->lock
                 kvm->slots_lock
                   vcpu->mutex × 2
@@ -179,6 +181,7 @@ mod tests {
     #[test]
     fn v6_16_takes_no_more_than_its_own_mutex_and_slots_lock() {
         expect![[r#"
+            KVM_TDX_INIT_MEM_REGION
               vcpu->mutex
                 preempt off
                   irqs off, 2 times                         TDH.VP.FLUSH
