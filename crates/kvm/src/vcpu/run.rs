@@ -6,11 +6,11 @@
 
 use seamlock_sync::relax;
 use seamlock_tdx_abi::Gpa;
-use seamlock_tdx_abi::PAGE_SIZE;
 use seamlock_tdx_abi::kvm::{
     Errno, KVM_EXIT_INTR, KVM_MP_STATE_HALTED, KVM_MP_STATE_RUNNABLE, KVM_MP_STATE_UNINITIALIZED,
     KvmPreFaultMemory,
 };
+use seamlock_tdx_abi::{PAGE_SHIFT, PAGE_SIZE};
 use seamlock_tdx_module::After;
 
 use super::exit::{Exit, Handling};
@@ -150,6 +150,9 @@ fn vcpu_enter_guest(task: &Task, kvm: &Kvm, vcpu: &Vcpu) -> Result<Exit> {
         let turn = kvm.host.guest().run(&Entered {
             module: kvm.host.module(),
             lp: task.cpu(),
+            vm: kvm.number,
+            vcpu: vcpu.id,
+            shared_bit: kvm.tdx.gfn_direct_bits() << PAGE_SHIFT,
             kicked: &kicked,
         });
         (regs, halted) = (turn.regs, turn.halted);

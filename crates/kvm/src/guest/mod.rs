@@ -1,5 +1,7 @@
 //! What runs between TDH.VP.ENTER and the TD exit.
 
+pub mod script;
+
 use std::fmt;
 
 use seamlock_tdx_abi::regs::Regs;
@@ -23,6 +25,12 @@ pub struct Entered<'a> {
     pub module: &'a Module,
     /// The CPU that it runs on.
     pub lp: u32,
+    /// The VM's number.
+    pub vm: u64,
+    /// The vCPU's id.
+    pub vcpu: u32,
+    /// The bit that makes a guest address a shared one.
+    pub shared_bit: u64,
     /// Whether the guest has to come out: an IPI or a signal waits. Looked at now and then.
     pub kicked: &'a dyn Fn() -> bool,
 }

@@ -1,0 +1,308 @@
+//! One step of a script: the registers it makes, and what the guest sees of it.
+
+use seamlock_tdx_abi::guest_leaf::GuestLeaf;
+use seamlock_tdx_abi::kvm::{
+    TDVMCALL_GET_QUOTE, TDVMCALL_GET_TD_VM_CALL_INFO, TDVMCALL_MAP_GPA,
+    TDVMCALL_REPORT_FATAL_ERROR, TDVMCALL_SETUP_EVENT_NOTIFY_INTERRUPT,
+};
+use seamlock_tdx_abi::regs::Regs;
+use seamlock_tdx_module::guest::{EptViolation, GuestAfter, VmExitReport};
+
+use crate::guest::Entered;
+
+/// R10 to R15, which every call passes.
+const PASS_R10_TO_R15: u64 = 0xfc00;
+/// RDX, RBX, RSI, RDI, R8, R9, which a fatal error passes too.
+const PASS_TEXT: u64 = 0x03cc;
+/// Numbers of the calls that are named after a VMX exit reason.
+mod call {
+    pub(super) const CPUID: u64 = 10;
+    pub(super) const HLT: u64 = 12;
+    pub(super) const IO: u64 = 30;
+    pub(super) const RDMSR: u64 = 31;
+    pub(super) const WRMSR: u64 = 32;
+    pub(super) const MMIO: u64 = 48;
+}
+const TRIPLE_FAULT: u32 = 2;
+/// Bytes of text that a fatal error carries.
+const TEXT_BYTES: usize = 64;
+
+/// How a guest touches memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Memory {
+    /// Reads.
+    Read,
+    /// Writes.
+    Write,
+    /// Fetches an instruction.
+    Fetch,
+}
+
+/// What a step does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs)] // the operands are named as in the language
+pub enum Verb {
+    /// TDG.VP.VMCALL, by its registers R10 to R15.
+    Vmcall([u64; 6]),
+    In {
+        port: u64,
+        size: u64,
+    },
+    Out {
+        port: u64,
+        size: u64,
+        value: u64,
+    },
+    MmioRead {
+        gpa: u64,
+        size: u64,
+    },
+    MmioWrite {
+        gpa: u64,
+        size: u64,
+        value: u64,
+    },
+    MapGpa {
+        gpa: u64,
+        bytes: u64,
+        private: bool,
+    },
+    GetQuote {
+        gpa: u64,
+        bytes: u64,
+    },
+    GetTdVmCallInfo {
+        leaf: u64,
+    },
+    SetupEventNotifyInterrupt {
+        vector: u64,
+    },
+    ReportFatalError {
+        code: u64,
+        message: String,
+    },
+    Cpuid {
+        leaf: u64,
+        subleaf: u64,
+    },
+    Rdmsr {
+        msr: u64,
+    },
+    Wrmsr {
+        msr: u64,
+        value: u64,
+    },
+    Halt,
+    /// A triple fault.
+    Shutdown,
+    /// An access that the EPT refuses.
+    Touch {
+        gpa: u64,
+        how: Memory,
+    },
+    /// TDG.MEM.PAGE.ACCEPT.
+    Accept {
+        gpa: u64,
+        level: u64,
+    },
+    /// Any exit of the processor.
+    Exit {
+        reason: u32,
+        qual: u64,
+    },
+}
+
+/// One line of a script.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// Its number, from 1.
+    pub line: usize,
+    /// The vCPU that does it.
+    pub vcpu: u32,
+    /// As it was written.
+    pub text: String,
+    /// What it does.
+    pub verb: Verb,
+}
+
+impl Step {
+    /// Whether a TD exit is a fault of the step's instruction, which is executed again afterwards.
+    pub(super) fn is_executed_again(&self) -> bool {
+        matches!(self.verb, Verb::Accept { .. })
+    }
+}
+
+/// What came of a step within the guest's turn.
+pub(super) enum Taken {
+    /// The TD exited.
+    Exit(Regs),
+    /// It is over, and the guest saw this.
+    Settled(String),
+}
+
+/// Where the guest finds the shared bit of its addresses.
+fn shared(entered: &Entered, gpa: u64) -> u64 {
+    gpa | entered.shared_bit
+}
+
+fn vmcall(number: u64, operands: [u64; 4]) -> Regs {
+    let [r12, r13, r14, r15] = operands;
+    Regs {
+        rcx: PASS_R10_TO_R15,
+        r11: number,
+        r12,
+        r13,
+        r14,
+        r15,
+        ..Regs::default()
+    }
+}
+
+/// ReportFatalError: the text is in R14, R15, RBX, RDI, RSI, R8, R9, RDX.
+fn fatal(code: u64, message: &str) -> Regs {
+    let mut text = [0; TEXT_BYTES];
+    let len = message.len().min(TEXT_BYTES);
+    text[..len].copy_from_slice(&message.as_bytes()[..len]);
+    let (words, _) = text.as_chunks::<8>();
+    let [r14, r15, rbx, rdi, rsi, r8, r9, rdx] =
+        std::array::from_fn(|i| words.get(i).map_or(0, |word| u64::from_le_bytes(*word)));
+    Regs {
+        rcx: PASS_R10_TO_R15 | PASS_TEXT,
+        r11: TDVMCALL_REPORT_FATAL_ERROR,
+        r12: code,
+        r14,
+        r15,
+        rbx,
+        rdi,
+        rsi,
+        r8,
+        r9,
+        rdx,
+        ..Regs::default()
+    }
+}
+
+/// The registers of a step that is a TDG.VP.VMCALL.
+fn call(verb: &Verb, entered: &Entered) -> Option<Regs> {
+    let private = |gpa: u64, private: bool| if private { gpa } else { shared(entered, gpa) };
+    Some(match *verb {
+        Verb::Vmcall([r10, r11, r12, r13, r14, r15]) => Regs {
+            r10,
+            ..vmcall(r11, [r12, r13, r14, r15])
+        },
+        Verb::In { port, size } => vmcall(call::IO, [size, 0, port, 0]),
+        Verb::Out { port, size, value } => vmcall(call::IO, [size, 1, port, value]),
+        Verb::MmioRead { gpa, size } => vmcall(call::MMIO, [size, 0, shared(entered, gpa), 0]),
+        Verb::MmioWrite { gpa, size, value } => {
+            vmcall(call::MMIO, [size, 1, shared(entered, gpa), value])
+        }
+        Verb::MapGpa {
+            gpa,
+            bytes,
+            private: p,
+        } => vmcall(TDVMCALL_MAP_GPA, [private(gpa, p), bytes, 0, 0]),
+        Verb::GetQuote { gpa, bytes } => {
+            vmcall(TDVMCALL_GET_QUOTE, [shared(entered, gpa), bytes, 0, 0])
+        }
+        Verb::GetTdVmCallInfo { leaf } => vmcall(TDVMCALL_GET_TD_VM_CALL_INFO, [leaf, 0, 0, 0]),
+        Verb::SetupEventNotifyInterrupt { vector } => {
+            vmcall(TDVMCALL_SETUP_EVENT_NOTIFY_INTERRUPT, [vector, 0, 0, 0])
+        }
+        Verb::ReportFatalError { code, ref message } => fatal(code, message),
+        Verb::Cpuid { leaf, subleaf } => vmcall(call::CPUID, [leaf, subleaf, 0, 0]),
+        Verb::Rdmsr { msr } => vmcall(call::RDMSR, [msr, 0, 0, 0]),
+        Verb::Wrmsr { msr, value } => vmcall(call::WRMSR, [msr, value, 0, 0]),
+        Verb::Halt => vmcall(call::HLT, [0; 4]),
+        _ => return None,
+    })
+}
+
+/// Does a step.
+pub(super) fn take(step: &Step, entered: &Entered) -> Taken {
+    let module = entered.module;
+    let lp = entered.lp;
+    // The guest has come on since the last step, or the module would suspect it of zero-stepping.
+    if let Some(mut state) = module.guest_state(lp) {
+        state.cpu.rip = state.cpu.rip.wrapping_add(4);
+        module.store_guest_state(lp, &state);
+    }
+    let after = if let Some(mut regs) = call(&step.verb, entered) {
+        module.tdcall(lp, &mut regs)
+    } else {
+        match step.verb {
+            Verb::Accept { gpa, level } => return accept(entered, gpa, level),
+            Verb::Touch { gpa, how } => module.ept_violation(lp, &violation(gpa, how)),
+            Verb::Exit { reason, qual } => module.vm_exit(
+                lp,
+                &VmExitReport {
+                    reason,
+                    qual,
+                    ..VmExitReport::default()
+                },
+            ),
+            _ => {
+                let reason = TRIPLE_FAULT;
+                module.vm_exit(
+                    lp,
+                    &VmExitReport {
+                        reason,
+                        ..VmExitReport::default()
+                    },
+                )
+            }
+        }
+    };
+    taken(after)
+}
+
+fn taken(after: GuestAfter) -> Taken {
+    match after {
+        GuestAfter::TdExit(regs) => Taken::Exit(regs),
+        GuestAfter::Continue => Taken::Settled("done".to_owned()),
+        GuestAfter::Again => Taken::Settled("interrupted".to_owned()),
+        GuestAfter::Inject(exception) => Taken::Settled(format!("{exception:?}")),
+    }
+}
+
+fn violation(gpa: u64, how: Memory) -> EptViolation {
+    let qual = match how {
+        Memory::Read => 1,
+        Memory::Write => 2,
+        Memory::Fetch => 4,
+    };
+    EptViolation {
+        gpa,
+        qual,
+        ..EptViolation::default()
+    }
+}
+
+fn accept(entered: &Entered, gpa: u64, level: u64) -> Taken {
+    let mut regs = Regs {
+        rax: GuestLeaf::MEM_PAGE_ACCEPT.0.into(),
+        rcx: gpa | level,
+        ..Regs::default()
+    };
+    match entered.module.tdcall(entered.lp, &mut regs) {
+        GuestAfter::Continue => Taken::Settled(regs.status().to_string()),
+        after => taken(after),
+    }
+}
+
+/// What the guest sees of a step when it goes on after the exit.
+pub(super) fn answer(step: &Step, entered: &Entered) -> Option<String> {
+    let state = entered.module.guest_state(entered.lp)?;
+    let [r10, r11, r12, r13, r14, r15] = std::array::from_fn(|i| state.gprs[10 + i]);
+    if r10 != 0 {
+        let next = matches!(step.verb, Verb::MapGpa { .. }).then(|| format!(", next {r11:#x}"));
+        return Some(format!("status {r10:#x}{}", next.unwrap_or_default()));
+    }
+    Some(match step.verb {
+        Verb::In { .. } | Verb::MmioRead { .. } | Verb::Rdmsr { .. } => format!("ok, {r11:#x}"),
+        Verb::Cpuid { .. } => format!("ok, {r12:#x} {r13:#x} {r14:#x} {r15:#x}"),
+        Verb::GetTdVmCallInfo { .. } => format!("ok, {r11:#x} {r12:#x} {r13:#x} {r14:#x}"),
+        Verb::Vmcall(_) => format!("ok, {r11:#x} {r12:#x} {r13:#x} {r14:#x} {r15:#x}"),
+        Verb::Touch { .. } | Verb::Exit { .. } | Verb::Shutdown => "entered again".to_owned(),
+        _ => "ok".to_owned(),
+    })
+}
