@@ -51,6 +51,10 @@ fn between(held: &[Acquisition], against: &Acquisition, wanted: &Acquisition) ->
     if !outer.kind.is_ordered() || !inner.kind.is_ordered() {
         return None;
     }
+    // Who enters a read side waits for nobody; its order matters for those who wait for it.
+    if inner.kind == Kind::ReadSide && wanted.mode == Mode::Inside {
+        return None;
+    }
     if locks::is_outside(outer.class, inner.class) {
         return None;
     }

@@ -279,7 +279,8 @@ fn an_mmu_notifier_takes_no_lock_that_a_change_of_memslots_holds() {
     let (slots, arch) = (mutex(&SLOTS_LOCK, 1), mutex(&SLOTS_ARCH_LOCK, 1));
     let mmu = RwLock::new(MMU_LOCK.at(1), ());
     let notifier = || Section::enter(MMU_NOTIFIER.at(1));
-    assert_eq!(watched(|| drop((notifier(), mmu.write()))), []);
+    let srcu = Srcu::new(1);
+    assert_eq!(watched(|| drop((notifier(), srcu.read(), mmu.write()))), []);
     for (lock, name) in [(&slots, "kvm->slots_lock"), (&arch, "kvm->slots_arch_lock")] {
         let reports = watched(|| drop((notifier(), lock.lock())));
         assert_eq!(reports, [found(Rule::Inversion, "mmu_notifier", name)]);

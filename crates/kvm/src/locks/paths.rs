@@ -162,6 +162,8 @@ paths! {
         Part::Takes(&[read(&FILEMAP_LOCK), lock(&MMU_LOCK)])];
     "close(guest_memfd)" => "guest_memfd.c kvm_gmem_release", [
         Part::Takes(&[lock(&SLOTS_LOCK), lock(&FILEMAP_LOCK), lock(&MMU_LOCK)])];
+    "munmap" => "kvm_main.c kvm_mmu_notifier_invalidate_range_start", [
+        Part::Takes(&[inside(&MMAP_LOCK), inside(&MMU_NOTIFIER), inside(&SRCU), lock(&MMU_LOCK)])];
     "CPU offline" => "tdx.c tdx_disable_virtualization_cpu", [
         Part::Takes(&[lock(&CPUS_LOCK), lock(&IRQS_OFF)])];
     "CPU online" => "kernel/cpu.c", [Part::Takes(&[lock(&CPUS_LOCK)])];

@@ -19,6 +19,7 @@ mod create;
 mod destroy;
 pub mod eventfds;
 mod memslots;
+mod notifier;
 mod set_memory_region;
 mod srcu;
 

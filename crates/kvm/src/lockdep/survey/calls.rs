@@ -23,6 +23,8 @@ use crate::task::Control;
 
 /// Guest memory, all private.
 const MEMORY: u64 = 16 << 20;
+/// The shared half of the guest's memory, in the process.
+const SLOT_USER_MEMORY: u64 = 0x1000_0000;
 /// Where pages are loaded, and where others are faulted in.
 const LOADED: u64 = 0x10_0000;
 const FAULTED: u64 = 0x20_0000;
@@ -161,7 +163,7 @@ fn slot(gmem: i32, size: u64) -> KvmUserspaceMemoryRegion2 {
     KvmUserspaceMemoryRegion2 {
         flags: if size == 0 { 0 } else { KVM_MEM_GUEST_MEMFD },
         memory_size: size,
-        userspace_addr: 0x1000_0000,
+        userspace_addr: SLOT_USER_MEMORY,
         guest_memfd: gmem as u32,
         ..Default::default()
     }
@@ -339,6 +341,14 @@ fn take_apart(client: &mut Client, td: &Td) {
     client.call("fallocate(PUNCH_HOLE)", |task| {
         fallocate(task, gmem, punch, LOADED, PAGE_SIZE).map(|()| 0)
     });
+    let kvm = host.live_vms().pop();
+    client.call("munmap", |_| {
+        let page = SLOT_USER_MEMORY..SLOT_USER_MEMORY + PAGE_SIZE;
+        kvm.iter()
+            .for_each(|kvm| kvm.mmu_notifier_invalidate(page.start, page.end));
+        Ok(0)
+    });
+    drop(kvm);
     let name = "KVM_SET_USER_MEMORY_REGION2(delete)";
     client.ioctl_with(name, td.vm, KVM_SET_USER_MEMORY_REGION2, &slot(gmem, 0));
     // Bound again, so that the file is closed with a slot.
