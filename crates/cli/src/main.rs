@@ -5,6 +5,7 @@
 #![allow(clippy::disallowed_methods)]
 
 mod bench;
+mod check;
 mod disciplines;
 mod explain;
 mod failure;
@@ -34,6 +35,7 @@ enum Command {
     Launch(launch::Launch),
     Locks(locks::Locks),
     Vectors(vectors::Vectors),
+    Check(check::Check),
     Explain(explain::Explain),
     Disciplines(disciplines::Disciplines),
     Bench(bench::Bench),
@@ -46,6 +48,7 @@ fn main() -> ExitCode {
         Command::Launch(command) => command.run(),
         Command::Locks(command) => command.run(),
         Command::Vectors(command) => command.run(),
+        Command::Check(command) => command.run(),
         Command::Explain(command) => command.run(),
         Command::Disciplines(command) => command.run(),
         Command::Bench(command) => command.run(),

@@ -1,0 +1,110 @@
+//! Every race under every discipline, and mutants that must be missed.
+
+use std::collections::BTreeSet;
+
+use seamlock_check::{Options, Setup, Verdict, WalkKind, check, survey};
+use seamlock_kvm::discipline::by_name;
+use seamlock_races::{COLUMNS, Finding, RACES, Staged, check_race, race};
+
+fn options() -> Options {
+    let mut options = Options {
+        walks: vec![(WalkKind::Uniform, 60), (WalkKind::Pct { depth: 3 }, 40)],
+        ..Options::default()
+    };
+    options.budget.executions = 20_000;
+    options
+}
+
+/// Whether it is refuted; None when that is not known.
+fn refuted(id: &str, discipline: &str) -> Option<bool> {
+    let discipline = by_name(discipline).expect("a discipline");
+    let race = race(id).expect("a race");
+    match check_race(race, None, discipline, &options())
+        .expect("a sound check")
+        .finding
+    {
+        Finding::Proved { .. } => Some(false),
+        Finding::Refuted { .. } => Some(true),
+        Finding::NotExhausted { .. } | Finding::NoTd(_) => None,
+    }
+}
+
+#[test]
+fn every_race_is_open_where_it_is_known_and_proved_closed_elsewhere() {
+    let mut wrong = Vec::new();
+    for race in RACES {
+        for discipline in COLUMNS {
+            let found = refuted(race.id, discipline);
+            if found != race.expected(discipline) {
+                wrong.push((race.id, *discipline, found));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:?}");
+}
+
+#[test]
+fn what_a_mutant_leaves_out_is_missed() {
+    let missed = [
+        ("R1b", "no-vcpu-mutexes"),
+        ("R1c", "no-vcpu-mutexes"),
+        ("R2c", "no-vcpu-mutexes"),
+        ("R2c", "finalize-unguarded"),
+        ("R3", "no-in-flight-check"),
+        ("R4", "no-mmu-lock"),
+        ("R10", "init-vcpu-unguarded"),
+        ("R1a", "guardslots"),
+    ];
+    for (race, mutant) in missed {
+        assert_eq!(refuted(race, mutant), Some(true), "{race} under {mutant}");
+    }
+}
+
+#[test]
+fn testing_the_state_again_under_slots_lock_closes_r2b_in_slots() {
+    assert_eq!(refuted("R2b", "slots"), Some(true));
+    assert_eq!(refuted("R2b", "slots-retest"), Some(false));
+}
+
+#[test]
+fn under_the_mail_as_posted_there_is_no_td_to_race_on() {
+    let seed = by_name("seed").expect("a discipline");
+    for race in RACES {
+        let checked = check_race(race, None, seed, &options()).expect("a sound check");
+        assert!(matches!(checked.finding, Finding::NoTd(_)), "{}", race.id);
+    }
+}
+
+#[test]
+fn a_leaf_that_get_cpuid_loses_silently_is_found() {
+    let scene = race("R1b").expect("a race").scenes[0];
+    let staged = Staged::new(scene, by_name("v6.16").expect("a discipline")).expect("a TD");
+    let options = Options {
+        walks: vec![(WalkKind::Uniform, 300)],
+        prove: false,
+        ..options()
+    };
+    let survey = survey(&|setup: &mut Setup| staged.build(setup), &options, 8).expect("a check");
+    let causes: BTreeSet<&str> = survey
+        .findings
+        .iter()
+        .map(|example| example.violation.cause.as_str())
+        .collect();
+    let silent = "KVM_TDX_GET_CPUID returns success with less than it should";
+    assert!(causes.contains(silent), "{causes:?}");
+}
+
+#[test]
+fn a_counterexample_is_what_its_schedule_replays_to() {
+    let scene = race("R2b").expect("a race").scenes[0];
+    let staged = Staged::new(scene, by_name("slots").expect("a discipline")).expect("a TD");
+    let build = |setup: &mut Setup| staged.build(setup);
+    let report = check(&build, &options()).expect("a check");
+    let Verdict::Refuted(example) = report.verdict else {
+        panic!("R2b is open in slots: {}", report.verdict);
+    };
+    let schedule = example.schedule.to_string().parse().expect("a schedule");
+    let again = seamlock_check::replay(&build, &schedule, 20_000).expect("a replay");
+    assert_eq!(again.diverged, None);
+    assert_eq!(again.violations.first(), Some(&example.violation));
+}
