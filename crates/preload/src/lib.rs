@@ -29,6 +29,7 @@ mod errno;
 mod eventfd;
 mod fork;
 mod hooks;
+mod inject;
 mod log;
 mod machine;
 mod maps;

@@ -6,31 +6,36 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Instant;
 
 use seamlock_kvm::file::Kind;
+use seamlock_kvm::guest::script::{self, Script};
+use seamlock_kvm::host::Inject;
+use seamlock_kvm::lockdep::Lockdep;
 use seamlock_kvm::task::{Files, RunPage, UserMemory};
 use seamlock_kvm::vm::eventfds::EventFd;
-use seamlock_kvm::{Control, Error, File, Host, Options, Task};
+use seamlock_kvm::{Control, Error, File, Host, Options, Task, discipline};
 use seamlock_tdx_abi::kvm::{
     Errno, KVM_CREATE_VCPU, KVM_CREATE_VM, KVM_MEMORY_ENCRYPT_OP, KVM_PRE_FAULT_MEMORY, KVM_RUN,
-    KVM_SET_MEMORY_ATTRIBUTES, KVM_SET_USER_MEMORY_REGION, KVM_SET_USER_MEMORY_REGION2,
+    KVM_SET_MEMORY_ATTRIBUTES, KVM_SET_USER_MEMORY_REGION, KVM_SET_USER_MEMORY_REGION2, ioctl_info,
 };
 use seamlock_tdx_module::Platform;
-use seamlock_wear::{Event, Settings};
+use seamlock_wear::{Event, Record, Settings};
 
 use crate::descriptor;
 use crate::eventfd::Known;
+use crate::inject::Injections;
 use crate::log::record;
 use crate::memory::Own;
 use crate::native::Seen;
 use crate::process::process;
 use crate::run_page::RunMapping;
 use crate::signals::{Held, close};
-use crate::watch::{Command, Observing, Watch};
+use crate::watch::{Command, Locks, Observing, Trace, Watch, exit_text};
 
 /// A booted machine.
 #[derive(Debug)]
 pub struct Machine {
     host: Arc<Host>,
     watch: Arc<Watch>,
+    injections: Injections,
     opened: Instant,
 }
 
@@ -44,13 +49,22 @@ impl Machine {
     pub fn boot(settings: &Settings) -> Result<Machine, String> {
         let opened = Instant::now();
         let platform = Platform::sapphire_rapids(settings.memory, settings.lps);
-        let watch = Arc::new(Watch::new(settings.verbose));
-        let options = Options {
-            observer: Some(Arc::new(Observing(watch.clone()))),
-            ..Options::default()
-        };
+        let (injections, wrong) = Injections::parse(&settings.inject);
+        if let Some(text) = wrong.into_iter().next() {
+            return Err(text);
+        }
+        let trace = settings
+            .records
+            .as_deref()
+            .filter(|_| settings.trace)
+            .map(|dir| Arc::new(Trace::new(Record::trace_path(dir, std::process::id()))));
+        let watch = Arc::new(Watch::new(settings.verbose, trace));
+        let options = options(settings, &watch, &injections)?;
         let host = Host::boot_with(platform, options)
             .map_err(|error| format!("the machine does not boot: {error}"))?;
+        if let Some(trace) = watch.trace.as_ref().filter(|_| settings.lockdep) {
+            seamlock_sync::install_global(Some(Arc::new(Locks(trace.clone()))));
+        }
         let program = std::env::args().next().unwrap_or_default();
         record(&Event::Boot {
             pid: std::process::id(),
@@ -61,6 +75,7 @@ impl Machine {
         Ok(Machine {
             host,
             watch,
+            injections,
             opened,
         })
     }
@@ -76,6 +91,50 @@ impl Machine {
     /// KVM's refusal.
     pub fn ioctl(&self, file: &Arc<File>, request: u32, arg: u64) -> Result<i64, Error> {
         let command = Command::before(request, arg);
+        let begun = self
+            .watch
+            .trace
+            .as_ref()
+            .map(|trace| (trace, trace.begin(request, arg)));
+        let result = self
+            .inject(request, command.as_ref())
+            .unwrap_or_else(|| self.call(file, request, arg, command.as_ref()));
+        if let Some((trace, begun)) = begun {
+            trace.end(
+                begun,
+                name(request, command.as_ref()),
+                &result,
+                exit(file, request),
+            );
+        }
+        if let Some(command) = command {
+            command.after(file.kind(), result.is_ok());
+        }
+        self.watch.done(file, request, arg, &result);
+        result
+    }
+
+    /// The error of an ioctl that is made to fail.
+    fn inject(&self, request: u32, command: Option<&Command>) -> Option<Result<i64, Error>> {
+        if !self.injections.has_ioctls() {
+            return None;
+        }
+        let known = ioctl_info(request).map(|info| info.name);
+        let error = self
+            .injections
+            .ioctl([known, command.and_then(Command::name)])?;
+        self.watch.refused(&name(request, command), &error);
+        Some(Err(error))
+    }
+
+    /// KVM's answer to an ioctl.
+    fn call(
+        &self,
+        file: &Arc<File>,
+        request: u32,
+        arg: u64,
+        command: Option<&Command>,
+    ) -> Result<i64, Error> {
         let running = match file.kind() {
             Kind::Vcpu(vcpu) if request == KVM_RUN => Some(vcpu),
             _ => None,
@@ -87,24 +146,81 @@ impl Machine {
             self.watch
                 .runs(&self.host, vcpu.kvm().number, vcpu.id(), since);
         }
-        let memory = match command.as_ref().and_then(Command::init_vm) {
+        let memory = match command.and_then(Command::init_vm) {
             Some(init) => Seen::by_init_vm(init, &self.host),
             None => Seen::default(),
         };
-        let result = call_with(&self.host, &memory, held.as_ref(), |task| {
+        call_with(&self.host, &memory, held.as_ref(), |task| {
             seamlock_kvm::ioctl(task, file, request, arg)
-        });
-        if let Some(command) = command {
-            command.after(file.kind(), result.is_ok());
-        }
-        self.watch.done(file, request, arg, &result);
-        result
+        })
     }
 
     /// Records the counts so far.
     pub fn tell_counts(&self) {
         self.watch.tell_counts(&self.host);
     }
+}
+
+/// What a machine is booted with.
+fn options(
+    settings: &Settings,
+    watch: &Arc<Watch>,
+    injections: &Injections,
+) -> Result<Options, String> {
+    let mut options = Options {
+        observer: Some(Arc::new(Observing(watch.clone()))),
+        inject: injections
+            .seamcalls()
+            .map(|calls| Arc::new(calls) as Arc<dyn Inject>),
+        lockdep: settings.lockdep.then(Lockdep::new),
+        ..Options::default()
+    };
+    let name = &settings.discipline;
+    if !name.is_empty() {
+        options.discipline =
+            discipline::by_name(name).ok_or_else(|| format!("no discipline is called `{name}`"))?;
+    }
+    if let Some(path) = &settings.script {
+        let fail = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
+        let text = std::fs::read_to_string(path).map_err(|error| fail(&error))?;
+        let steps = script::parse(&text).map_err(|error| fail(&error))?;
+        options.guest = Arc::new(Script::new(steps, Box::new(tell_step)));
+    }
+    Ok(options)
+}
+
+fn tell_step(outcome: &script::Outcome) {
+    let script::Outcome {
+        line,
+        vcpu,
+        text,
+        seen,
+    } = outcome.clone();
+    record(&Event::Step {
+        vcpu,
+        line,
+        text,
+        seen,
+    });
+}
+
+/// The name of a request, with the TDX command where it is one.
+fn name(request: u32, command: Option<&Command>) -> String {
+    match (ioctl_info(request), command.and_then(Command::name)) {
+        (Some(info), Some(command)) => format!("{}({command})", info.name),
+        (Some(info), None) => info.name.to_owned(),
+        (None, _) => format!("ioctl {request:#x}"),
+    }
+}
+
+/// The exit that KVM_RUN gave.
+fn exit(file: &File, request: u32) -> Option<String> {
+    let Kind::Vcpu(vcpu) = file.kind() else {
+        return None;
+    };
+    let mut reason = [0; 4];
+    vcpu.run_page().read(8, &mut reason);
+    (request == KVM_RUN).then(|| exit_text(u32::from_le_bytes(reason)))
 }
 
 /// Whether an ioctl may take long or sleep: then signals wait until it returns, as they do for the

@@ -54,6 +54,17 @@ pub enum Event {
         /// Microseconds since `/dev/kvm` was first opened.
         since_open_us: u64,
     },
+    /// A step of the guest's script is over.
+    Step {
+        /// The VM's vCPU.
+        vcpu: u32,
+        /// The line of the script.
+        line: usize,
+        /// The step.
+        text: String,
+        /// What the guest saw.
+        seen: String,
+    },
     /// A call was refused.
     Refused(Refusal),
     /// Something that hardware or the kernel would not do, or that is legal but unusual.

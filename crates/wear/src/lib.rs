@@ -7,9 +7,13 @@
 #![forbid(unsafe_code)]
 
 mod event;
+mod inject;
+mod line;
 mod record;
 mod settings;
 
 pub use event::{Count, Event, Parameters, Refusal, Region};
-pub use record::{Record, read_records};
+pub use inject::{Injection, Target};
+pub use line::{Line, Span, write_perfetto};
+pub use record::{Record, read_records, read_traces};
 pub use settings::{SETTINGS_FILE, SETTINGS_VARIABLE, Settings};

@@ -4,12 +4,16 @@ mod dress;
 mod summary;
 
 use std::ffi::OsString;
+use std::fs::File;
+use std::io::{BufWriter, Write};
 use std::os::unix::process::ExitStatusExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, ExitStatus};
 
 use anyhow::{Context, Result};
-use seamlock_wear::{Settings, read_records};
+use seamlock_kvm::discipline;
+use seamlock_kvm::guest::script;
+use seamlock_wear::{Injection, Settings, read_records, read_traces, write_perfetto};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 
@@ -33,6 +37,18 @@ pub struct Run {
     /// Memory of the machine in GiB
     #[arg(long, value_name = "GIB", default_value_t = 64)]
     machine_memory: u64,
+    /// What the guest does, line by line (see docs/run.md); without one it halts
+    #[arg(long, value_name = "FILE")]
+    script: Option<PathBuf>,
+    /// Make calls fail, as `TDH.MEM.PAGE.ADD@5=TDX_OPERAND_BUSY(TDR)` or `KVM_RUN@2x3=EINTR`
+    #[arg(long, value_name = "NAME[@NTH[xCOUNT]]=RESULT")]
+    inject: Vec<String>,
+    /// Check the order of KVM's locks, and record their use if there is a trace
+    #[arg(long)]
+    lockdep: bool,
+    /// Write every ioctl and SEAMCALL to this file, as JSON lines, and to FILE.perfetto.json
+    #[arg(long, value_name = "FILE")]
+    trace: Option<PathBuf>,
     /// Write the summary to this file too, as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -56,6 +72,9 @@ impl Run {
         if !self.quiet {
             anstream::eprint!("{summary}");
         }
+        if let Some(path) = &self.trace {
+            write_trace(&dress, path).with_context(|| format!("writing {}", path.display()))?;
+        }
         if let Some(path) = &self.json {
             let json = serde_json::to_vec_pretty(&summary)?;
             std::fs::write(path, json).with_context(|| format!("writing {}", path.display()))?;
@@ -68,10 +87,23 @@ impl Run {
             let text = "--lps and --machine-memory must not be zero";
             return Err(BadInput(text.to_owned()).into());
         }
+        for spec in &self.inject {
+            Injection::parse(spec).map_err(BadInput)?;
+        }
+        let discipline = self.discipline.clone().unwrap_or_default();
+        if !discipline.is_empty() && discipline::by_name(&discipline).is_none() {
+            let text =
+                format!("no discipline is called `{discipline}`; see `seamlock disciplines`");
+            return Err(BadInput(text).into());
+        }
         Ok(Settings {
-            discipline: self.discipline.clone().unwrap_or_default(),
+            discipline,
             lps: self.lps,
             memory: self.machine_memory << 30,
+            script: self.script.as_deref().map(checked_script).transpose()?,
+            inject: self.inject.clone(),
+            trace: self.trace.is_some(),
+            lockdep: self.lockdep,
             verbose: self.verbose,
             ..Settings::default()
         })
@@ -110,6 +142,33 @@ impl Run {
             .spawn()
             .map_err(|e| BadInput(format!("{}: {e}", program.to_string_lossy())).into())
     }
+}
+
+/// A script that can be understood; its path from wherever the VMM may go.
+fn checked_script(path: &Path) -> Result<PathBuf> {
+    let fail = |error: &dyn std::fmt::Display| BadInput(format!("{}: {error}", path.display()));
+    let text = std::fs::read_to_string(path).map_err(|error| fail(&error))?;
+    script::parse(&text).map_err(|error| fail(&error))?;
+    Ok(path.canonicalize()?)
+}
+
+/// Gathers the traces of all processes, in the order of time within each.
+fn write_trace(dress: &Dress, path: &Path) -> Result<()> {
+    let mut lines = read_traces(dress.dir())?;
+    lines.sort_by_key(|(pid, line)| (*pid, line.at_ns));
+    let mut out = BufWriter::new(File::create(path)?);
+    for (pid, line) in &lines {
+        let mut value = serde_json::to_value(line)?;
+        if let Some(fields) = value.as_object_mut() {
+            fields.insert("process".to_owned(), (*pid).into());
+        }
+        writeln!(out, "{value}")?;
+    }
+    out.flush()?;
+    let mut name = path.as_os_str().to_owned();
+    name.push(".perfetto.json");
+    write_perfetto(&lines, &mut BufWriter::new(File::create(name)?))?;
+    Ok(())
 }
 
 /// The summary so far, of a VMM that still runs.

@@ -22,6 +22,7 @@ struct Process {
     ioctls: Vec<Count>,
     seamcalls: Vec<Count>,
     exits: Vec<Count>,
+    steps: Vec<Step>,
     refusals: Vec<Refused>,
     warnings: Vec<String>,
     bugs: Vec<String>,
@@ -38,6 +39,15 @@ struct Vm {
     first_run_us: Option<u64>,
     ended: bool,
     left: String,
+}
+
+/// A step of the guest's script.
+#[derive(Debug, Serialize)]
+struct Step {
+    vcpu: u32,
+    line: usize,
+    text: String,
+    seen: String,
 }
 
 /// The same refusal, and how often it happened.
@@ -89,6 +99,20 @@ impl Process {
             } => {
                 self.vm(*vm, |vm| {
                     vm.first_run_us = vm.first_run_us.or(Some(*since_open_us))
+                });
+            }
+            Event::Step {
+                vcpu,
+                line,
+                text,
+                seen,
+            } => {
+                let (text, seen) = (text.clone(), seen.clone());
+                self.steps.push(Step {
+                    vcpu: *vcpu,
+                    line: *line,
+                    text,
+                    seen,
                 });
             }
             Event::Refused(refusal) => self.refused(refusal),
@@ -152,6 +176,18 @@ impl fmt::Display for Process {
         counts(f, "ioctls", &self.ioctls)?;
         counts(f, "SEAMCALLs", &self.seamcalls)?;
         counts(f, "exits", &self.exits)?;
+        for Step {
+            vcpu,
+            line,
+            text,
+            seen,
+        } in &self.steps
+        {
+            writeln!(
+                f,
+                "  script {line}, vCPU {vcpu}: {text} {DIM}→{DIM:#} {seen}"
+            )?;
+        }
         for Refused { times, refusal } in &self.refusals {
             let Refusal {
                 call,

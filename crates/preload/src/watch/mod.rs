@@ -4,13 +4,15 @@
 //! Counts and what was said already are behind a [`Private`] each.
 
 mod td;
+mod trace;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use seamlock_kvm::bug::Bug;
 use seamlock_kvm::file::Kind;
-use seamlock_kvm::observer::{IoctlCall, Observer};
+use seamlock_kvm::lockdep::Breach;
+use seamlock_kvm::observer::{IoctlCall, Observer, Seamcall};
 use seamlock_kvm::{Error, File, Host, Teardown};
 use seamlock_sync::Private;
 use seamlock_tdx_abi::kvm::{Errno, KVM_CREATE_VCPU, KVM_CREATE_VM, KVM_RUN, exit_name};
@@ -19,6 +21,7 @@ use seamlock_wear::{Count, Event, Refusal};
 use crate::log::{record, say};
 
 pub use td::Command;
+pub use trace::{Locks, Trace};
 
 #[derive(Debug, Default)]
 struct Counts {
@@ -32,14 +35,17 @@ struct Counts {
 #[derive(Debug, Default)]
 pub struct Watch {
     verbose: bool,
+    /// The trace, if one is kept.
+    pub trace: Option<Arc<Trace>>,
     counts: Private<Counts>,
 }
 
 impl Watch {
     /// A watcher that also says on stderr what fails, if it is verbose.
-    pub fn new(verbose: bool) -> Watch {
+    pub fn new(verbose: bool, trace: Option<Arc<Trace>>) -> Watch {
         Watch {
             verbose,
+            trace,
             ..Watch::default()
         }
     }
@@ -102,6 +108,9 @@ impl Watch {
 
     /// Records the counts so far.
     pub fn tell_counts(&self, host: &Host) {
+        if let Some(trace) = &self.trace {
+            trace.flush();
+        }
         let count = |name: String, made, failed| Count { name, made, failed };
         let (ioctls, exits) = self.counts.with(|counts| {
             let ioctls = counts.ioctls.iter();
@@ -127,7 +136,8 @@ impl Watch {
     }
 }
 
-fn exit_text(reason: u32) -> String {
+/// The name of an exit.
+pub fn exit_text(reason: u32) -> String {
     exit_name(reason).map_or_else(|| format!("exit {reason}"), str::to_owned)
 }
 
@@ -142,7 +152,19 @@ pub struct Observing(pub Arc<Watch>);
 
 impl Observer for Observing {
     fn watches_seamcalls(&self) -> bool {
-        false
+        self.0.trace.is_some()
+    }
+
+    fn seamcall(&self, call: &Seamcall) {
+        if let Some(trace) = &self.0.trace {
+            trace.seamcall(call);
+        }
+    }
+
+    fn lockdep(&self, breach: &Breach) {
+        let text = breach.to_string();
+        say(&text);
+        record(&Event::Warning { text });
     }
 
     fn ioctl(&self, call: &IoctlCall) {
@@ -178,4 +200,8 @@ impl Observer for Observing {
             left: left.join(", "),
         });
     }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -13,6 +13,7 @@ use seamlock_tdx_abi::{FieldId, Hpa, Leaf, PAGE_SIZE, TdxStatus};
 use seamlock_wear::{Event, Parameters, Region};
 use zerocopy::{FromBytes, IntoBytes};
 
+use super::hex;
 use crate::log::record;
 use crate::memory::Own;
 
@@ -44,6 +45,11 @@ impl Command {
             command.region = read(cmd.data)?;
         }
         Some(command)
+    }
+
+    /// The command's name.
+    pub fn name(&self) -> Option<&'static str> {
+        TdxCmdId(self.cmd.id).name()
     }
 
     /// Where the VMM's KVM_TDX_INIT_VM structure is, if this is that command.
@@ -135,8 +141,4 @@ fn mrtd(host: &Host, tdr: Hpa) -> Option<String> {
         mrtd.extend_from_slice(&regs.r8.to_le_bytes());
     }
     Some(hex(&mrtd))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

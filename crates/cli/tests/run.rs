@@ -1,0 +1,125 @@
+//! `seamlock run` as a user runs it.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+fn run(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_seamlock"))
+        .arg("run")
+        .args(args)
+        .output()
+        .expect("it starts")
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// A client of the preload library's tests, compiled; None where there is no C compiler.
+fn client(name: &str) -> Option<PathBuf> {
+    let clients = Path::new(env!("CARGO_MANIFEST_DIR")).join("../preload/tests/clients");
+    let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("run-{name}"));
+    let source = clients.join(name).with_extension("c");
+    let compiler = std::env::var_os("CC").unwrap_or_else(|| "cc".into());
+    let compiled = Command::new(compiler)
+        .args(["-pthread", "-o"])
+        .arg(&program)
+        .arg(source)
+        .status();
+    if compiled.is_err() {
+        println!("skipped: {name}, there is no C compiler");
+        return None;
+    }
+    Some(program)
+}
+
+#[test]
+fn the_exit_code_is_that_of_the_command() {
+    assert_eq!(run(&["--", "sh", "-c", "exit 7"]).status.code(), Some(7));
+    assert_eq!(
+        run(&["--", "sh", "-c", "kill -KILL $$"]).status.code(),
+        Some(137)
+    );
+    assert_eq!(run(&["--", "/no/such/program"]).status.code(), Some(2));
+}
+
+#[test]
+fn a_command_that_needs_no_kvm_is_said_to_need_none() {
+    let output = run(&["--", "true"]);
+    assert_eq!(stderr(&output), "seamlock: nobody opened /dev/kvm\n");
+    assert_eq!(stderr(&run(&["--quiet", "--", "true"])), "");
+}
+
+#[test]
+fn what_cannot_be_done_is_said_before_anything_runs() {
+    for (args, what) in [
+        (["--inject", "KVM_JUMP=EIO"], "is neither a SEAMCALL"),
+        (["--discipline", "v1.0"], "no discipline is called `v1.0`"),
+        (["--script", "/no/such/script"], "/no/such/script: "),
+        (["--lps", "0"], "must not be zero"),
+    ] {
+        let output = run(&[args[0], args[1], "--", "touch", "/no/such/place"]);
+        assert_eq!(output.status.code(), Some(2), "{args:?}");
+        assert!(stderr(&output).contains(what), "{}", stderr(&output));
+    }
+}
+
+#[test]
+fn the_summary_the_json_and_the_trace_tell_of_the_same_run() {
+    let Some(client) = client("eventfds") else {
+        return;
+    };
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let (json, trace) = (dir.join("run.json"), dir.join("run.trace"));
+    let text = |path: &Path| path.to_str().expect("UTF-8").to_owned();
+    let (json_arg, trace_arg) = (text(&json), text(&trace));
+    let args = [
+        "--json",
+        &json_arg,
+        "--trace",
+        &trace_arg,
+        "--",
+        &text(&client),
+    ];
+    let output = run(&args);
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert!(
+        stderr(&output).contains("VM 1: type 0"),
+        "{}",
+        stderr(&output)
+    );
+    let summary = std::fs::read(&json).expect("written");
+    let summary: serde_json::Value = serde_json::from_slice(&summary).expect("JSON");
+    let ioctls = summary["processes"][0]["ioctls"]
+        .as_array()
+        .expect("counts");
+    let counted: u64 = ioctls
+        .iter()
+        .filter_map(|count| count["made"].as_u64())
+        .sum();
+    let lines = std::fs::read_to_string(&trace).expect("written");
+    let traced = lines
+        .lines()
+        .filter(|line| line.contains(r#""kind":"ioctl""#))
+        .count();
+    assert_eq!(counted, traced as u64);
+    assert!(counted > 20);
+    let shown = std::fs::read(dir.join("run.trace.perfetto.json")).expect("written");
+    let shown: serde_json::Value = serde_json::from_slice(&shown).expect("JSON");
+    assert_eq!(
+        shown["traceEvents"].as_array().map(Vec::len),
+        Some(lines.lines().count())
+    );
+}
+
+#[test]
+fn injected_errors_reach_the_vmm_and_the_summary() {
+    let Some(client) = client("eventfds") else {
+        return;
+    };
+    let client = client.to_str().expect("UTF-8");
+    let output = run(&["--inject", "KVM_CREATE_VM=ENOMEM", "--", client]);
+    assert_eq!(output.status.code(), Some(1));
+    let summary = stderr(&output);
+    assert!(summary.contains("KVM_CREATE_VM: -ENOMEM 1x"), "{summary}");
+}
