@@ -1,0 +1,149 @@
+//! `seamlock check`: known races against locking disciplines, on the real code.
+
+mod cell;
+mod jobs;
+mod place;
+mod replay;
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use clap::Args;
+use seamlock_check::{Options, WalkKind};
+use seamlock_kvm::Discipline;
+use seamlock_races::{COLUMNS, RACES, Race, check_race};
+
+use self::cell::{Answer, Cell};
+
+/// Prove or refute locking disciplines by running KVM's and the TDX module's code under every
+/// interleaving that can differ
+///
+/// Exit code 0: all proved. 1: something refuted. 3: something not exhausted. With --all: 0 when each
+/// verdict is what is known of the discipline, 1 when one differs, 3 when one is missing.
+#[derive(Debug, Args)]
+pub struct Check {
+    /// Only this race, such as R1a, or one scene of it, such as R4/init-punch
+    #[arg(long, value_name = "NAME")]
+    scenario: Option<String>,
+    /// Only this discipline [default: v7.3, with --all every one that something is known of]
+    #[arg(long, value_name = "NAME")]
+    discipline: Option<String>,
+    /// All races against all disciplines, as a table
+    #[arg(long)]
+    all: bool,
+    /// The most executions for each scene
+    #[arg(long, value_name = "N", default_value_t = 200_000)]
+    budget_executions: u64,
+    /// What random choices are made from
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    seed: u64,
+    /// OS threads that races and disciplines are split over; the answers do not depend on it
+    #[arg(long, value_name = "N", default_value_t = cores())]
+    jobs: usize,
+    /// One line of JSON for each race and discipline
+    #[arg(long)]
+    json: bool,
+    /// Do again what a counterexample's replay line says
+    #[arg(long, value_name = "STRING", conflicts_with_all = ["scenario", "discipline", "all"])]
+    replay: Option<String>,
+}
+
+/// A race, a scene of it or all, and a discipline.
+type Task<'a> = (&'static Race, Option<&'a str>, &'static Discipline);
+
+impl Check {
+    /// Runs the command.
+    pub fn run(&self) -> anyhow::Result<ExitCode> {
+        if let Some(line) = &self.replay {
+            return replay::replay(line);
+        }
+        let (races, scene) = self.races()?;
+        let disciplines = self.disciplines()?;
+        let row = |race| disciplines.iter().map(move |&with| (race, scene, with));
+        let tasks: Vec<Task<'_>> = races.into_iter().flat_map(row).collect();
+        let mut cells = Vec::new();
+        jobs::in_order(
+            &tasks,
+            self.jobs,
+            |task| self.cell(task),
+            |cell| {
+                if self.json {
+                    anstream::println!("{}", serde_json::to_string(&cell)?);
+                }
+                cells.push(cell);
+                Ok(())
+            },
+        )?;
+        if !self.json {
+            self.print(&cells);
+        }
+        Ok(ExitCode::from(self.exit_code(&cells)))
+    }
+
+    fn races(&self) -> anyhow::Result<(Vec<&'static Race>, Option<&str>)> {
+        let Some(name) = &self.scenario else {
+            return Ok((RACES.iter().collect(), None));
+        };
+        let (id, scene) = match name.split_once('/') {
+            Some((id, scene)) => (id, Some(scene)),
+            None => (name.as_str(), None),
+        };
+        Ok((vec![place::find(id, scene)?.0], scene))
+    }
+
+    fn disciplines(&self) -> anyhow::Result<Vec<&'static Discipline>> {
+        match (&self.discipline, self.all) {
+            (Some(name), _) => Ok(vec![place::discipline(name)?]),
+            (None, false) => Ok(vec![place::discipline("v7.3")?]),
+            (None, true) => COLUMNS.iter().map(|name| place::discipline(name)).collect(),
+        }
+    }
+
+    fn cell(&self, &(race, scene, discipline): &Task<'_>) -> anyhow::Result<Cell> {
+        let started = Instant::now();
+        let checked = check_race(race, scene, discipline, &self.options())?;
+        Ok(Cell::new(race, discipline, checked, started.elapsed()))
+    }
+
+    fn options(&self) -> Options {
+        let mut options = Options {
+            seed: self.seed,
+            walks: vec![(WalkKind::Uniform, 60), (WalkKind::Pct { depth: 3 }, 40)],
+            ..Options::default()
+        };
+        options.budget.executions = self.budget_executions;
+        options
+    }
+
+    fn exit_code(&self, cells: &[Cell]) -> u8 {
+        let any = |wrong: fn(&Cell) -> bool| cells.iter().any(wrong);
+        let unknown = |cell: &Cell| matches!(cell.verdict, Answer::NotExhausted | Answer::NoTd);
+        let refuted = match self.all {
+            true => {
+                any(|cell| cell.as_known == Some(false) && cell.verdict != Answer::NotExhausted)
+            }
+            false => any(|cell| cell.verdict == Answer::Refuted),
+        };
+        match (refuted, any(unknown)) {
+            (true, _) => 1,
+            (false, true) => 3,
+            (false, false) => 0,
+        }
+    }
+
+    fn print(&self, cells: &[Cell]) {
+        if self.all {
+            cell::table(cells);
+        }
+        for cell in cells {
+            if !self.all || cell.as_known == Some(false) {
+                cell.print();
+            }
+        }
+    }
+}
+
+/// How many threads this machine runs at once.
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}

@@ -1,0 +1,118 @@
+//! Names of what is checked, as they stand in front of a schedule: `NAME@DISCIPLINE`.
+//!
+//! A name is `RACE/SCENE` of the catalogue. Other kinds of scenarios begin with their own word and a
+//! colon; whatever [`Place::stage`] can build can be replayed.
+
+use std::fmt;
+use std::str::FromStr;
+
+use seamlock_check::Setup;
+use seamlock_kvm::Discipline;
+use seamlock_kvm::discipline::{DISCIPLINES, by_name};
+use seamlock_races::{RACES, Race, Scene, Staged};
+
+use crate::failure::BadInput;
+
+/// A scenario under a discipline, by name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Which scenario.
+    pub name: String,
+    /// Under which discipline.
+    pub discipline: String,
+}
+
+/// A scenario, ready to be run.
+pub type Ready = Box<dyn Fn(&mut Setup)>;
+
+impl Place {
+    /// A scene of the catalogue.
+    pub fn of_scene(race: &str, scene: &str, discipline: &str) -> Place {
+        Place {
+            name: format!("{race}/{scene}"),
+            discipline: discipline.to_owned(),
+        }
+    }
+
+    /// Builds the scenario.
+    ///
+    /// # Errors
+    /// When there is no such scenario or discipline, or no TD can be built under it.
+    pub fn stage(&self) -> anyhow::Result<Ready> {
+        let discipline = discipline(&self.discipline)?;
+        let (id, scene) = self.name.split_once('/').ok_or_else(malformed)?;
+        let scene = find(id, Some(scene))?.1.ok_or_else(malformed)?;
+        let staged = Staged::new(*scene, discipline).map_err(|why| BadInput(why.to_string()))?;
+        Ok(Box::new(move |setup: &mut Setup| staged.build(setup)))
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}@{}", self.name, self.discipline)
+    }
+}
+
+impl FromStr for Place {
+    type Err = BadInput;
+
+    fn from_str(text: &str) -> Result<Place, BadInput> {
+        let (name, discipline) = text.rsplit_once('@').ok_or_else(malformed)?;
+        Ok(Place {
+            name: name.to_owned(),
+            discipline: discipline.to_owned(),
+        })
+    }
+}
+
+fn malformed() -> BadInput {
+    BadInput("a replay line is RACE/SCENE@DISCIPLINE SCHEDULE".to_owned())
+}
+
+/// Splits a replay line into the place and the schedule.
+///
+/// # Errors
+/// When it has no schedule, or no place.
+pub fn split(line: &str) -> Result<(Place, &str), BadInput> {
+    let (place, schedule) = line.trim().split_once(' ').ok_or_else(malformed)?;
+    Ok((place.parse()?, schedule))
+}
+
+/// The discipline of this name.
+///
+/// # Errors
+/// When there is none.
+pub fn discipline(name: &str) -> anyhow::Result<&'static Discipline> {
+    let known = || names(DISCIPLINES.iter().map(|d| d.name));
+    let unknown = || {
+        BadInput(format!(
+            "no discipline is named {name:?}; there are {}",
+            known()
+        ))
+    };
+    Ok(by_name(name).ok_or_else(unknown)?)
+}
+
+/// A race, and the scene of it if one is named.
+///
+/// # Errors
+/// When there is no such race, or it has no such scene.
+pub fn find(
+    id: &str,
+    scene: Option<&str>,
+) -> anyhow::Result<(&'static Race, Option<&'static Scene>)> {
+    let known = || names(RACES.iter().map(|race| race.id));
+    let unknown = || BadInput(format!("no race is named {id:?}; there are {}", known()));
+    let race = seamlock_races::race(id).ok_or_else(unknown)?;
+    let Some(name) = scene else {
+        return Ok((race, None));
+    };
+    let found = race.scenes.iter().find(|scene| scene.name == name);
+    let known = || names(race.scenes.iter().map(|scene| scene.name));
+    let unknown = || BadInput(format!("{id} has no scene {name:?}; there are {}", known()));
+    Ok((race, Some(found.ok_or_else(unknown)?)))
+}
+
+fn names<'a>(all: impl Iterator<Item = &'a str>) -> String {
+    all.collect::<Vec<_>>().join(", ")
+}
