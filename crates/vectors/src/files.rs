@@ -148,6 +148,16 @@ impl Lines {
         })
     }
 
+    /// The lines of a compressed file that is in memory; `name` is what errors call it.
+    pub fn of_packed(name: &str, bytes: &'static [u8]) -> Lines {
+        let from = BufReader::with_capacity(1 << 16, XzDecoder::new_multi_decoder(bytes));
+        Lines {
+            path: name.into(),
+            from: Box::new(from),
+            number: 0,
+        }
+    }
+
     /// The next line that is not empty; `None` at the end.
     ///
     /// # Errors

@@ -18,6 +18,7 @@ mod mismatch;
 mod parallel;
 mod report;
 pub mod run;
+pub mod sample;
 mod sequence;
 mod show;
 mod subject;

@@ -1,6 +1,7 @@
 //! `seamlock bench`: how fast, as ratios against a named baseline of the same run.
 
 mod launch;
+mod seamcall;
 
 use std::process::ExitCode;
 
@@ -16,6 +17,7 @@ pub struct Bench {
 #[derive(Debug, Subcommand)]
 enum What {
     Launch(launch::BenchLaunch),
+    Seamcall(seamcall::BenchSeamcall),
 }
 
 impl Bench {
@@ -23,6 +25,7 @@ impl Bench {
     pub fn run(self) -> anyhow::Result<ExitCode> {
         match self.what {
             What::Launch(command) => command.run(),
+            What::Seamcall(command) => command.run(),
         }
     }
 }
