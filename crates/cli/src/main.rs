@@ -11,6 +11,7 @@ mod explain;
 mod failure;
 mod launch;
 mod locks;
+mod measure;
 mod progress;
 mod run;
 mod style;
@@ -33,6 +34,7 @@ struct Cli {
 enum Command {
     Run(run::Run),
     Launch(launch::Launch),
+    Measure(measure::Measure),
     Locks(locks::Locks),
     Vectors(vectors::Vectors),
     Check(check::Check),
@@ -46,6 +48,7 @@ fn main() -> ExitCode {
     let done = match cli.command {
         Command::Run(command) => command.run(),
         Command::Launch(command) => command.run(),
+        Command::Measure(command) => command.run(),
         Command::Locks(command) => command.run(),
         Command::Vectors(command) => command.run(),
         Command::Check(command) => command.run(),

@@ -92,22 +92,34 @@ fn push(map: &mut Vec<RamRange>, gpa: u64, end: u64, state: RamState) {
     }
 }
 
+/// One resource descriptor: type, attributes, first address, bytes.
+pub(crate) type Resource = (u32, u32, u64, u64);
+
 /// The list for a hand-off area at `gpa`.
 pub fn list(gpa: u64, map: &[RamRange]) -> Vec<u8> {
-    let len =
-        usize::from(HANDOFF_LEN) + map.len() * usize::from(RESOURCE_LEN) + usize::from(END_LEN);
+    let resource = |range: &RamRange| {
+        let kind = range.state.resource_type();
+        (kind, ATTRIBUTES_RAM, range.gpa, range.size)
+    };
+    encode(gpa, &map.iter().map(resource).collect::<Vec<_>>())
+}
+
+/// The list of these resources, for a hand-off area at `gpa`.
+pub(crate) fn encode(gpa: u64, resources: &[Resource]) -> Vec<u8> {
+    let descriptors = resources.len() * usize::from(RESOURCE_LEN);
+    let len = usize::from(HANDOFF_LEN) + descriptors + usize::from(END_LEN);
     let mut out = Vec::with_capacity(len);
     header(&mut out, TYPE_HANDOFF, HANDOFF_LEN);
     out.extend_from_slice(&HANDOFF_VERSION.to_le_bytes());
     out.extend_from_slice(&[0; 4 + 4 * 8]);
     out.extend_from_slice(&(gpa + len as u64).to_le_bytes());
-    for range in map {
+    for (kind, attributes, first, size) in resources {
         header(&mut out, TYPE_RESOURCE_DESCRIPTOR, RESOURCE_LEN);
         out.extend_from_slice(&[0; 16]);
-        out.extend_from_slice(&range.state.resource_type().to_le_bytes());
-        out.extend_from_slice(&ATTRIBUTES_RAM.to_le_bytes());
-        out.extend_from_slice(&range.gpa.to_le_bytes());
-        out.extend_from_slice(&range.size.to_le_bytes());
+        out.extend_from_slice(&kind.to_le_bytes());
+        out.extend_from_slice(&attributes.to_le_bytes());
+        out.extend_from_slice(&first.to_le_bytes());
+        out.extend_from_slice(&size.to_le_bytes());
     }
     header(&mut out, TYPE_END_OF_LIST, END_LEN);
     out

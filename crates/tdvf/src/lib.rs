@@ -31,6 +31,7 @@ pub mod mrtd;
 mod plan;
 mod table;
 mod validate;
+pub mod variant;
 
 pub use error::{SectionAt, SectionFault, TdvfError};
 pub use machine::{Gpaw, MAX_IMAGE_LEN, MemoryLayout, Memslot, SlotKind, check_image_len};

@@ -202,6 +202,25 @@ impl Metadata {
     pub fn parse(image: &[u8]) -> Result<Self, TdvfError> {
         machine::check_image_len(image.len() as u64)?;
         let (location, at) = locate(image)?;
+        Self::read(image, location, at)
+    }
+
+    /// As [`parse`](Metadata::parse), but finds the descriptor only in this way. An image may have
+    /// both, and a VMM that knows one of them only.
+    ///
+    /// # Errors
+    /// As [`parse`](Metadata::parse).
+    pub fn parse_by(image: &[u8], location: Location) -> Result<Self, TdvfError> {
+        machine::check_image_len(image.len() as u64)?;
+        let at = match location {
+            Location::GuidTable if table::is_present(image) => by_table(image)?,
+            Location::GuidTable => return Err(TdvfError::NoGuidTable),
+            Location::FixedPointer => by_pointer(image)?,
+        };
+        Self::read(image, location, at)
+    }
+
+    fn read(image: &[u8], location: Location, at: usize) -> Result<Self, TdvfError> {
         check_signature(image, at)?;
         let count = check_header(image, at)?;
         let first = at + DESCRIPTOR_LEN as usize;
@@ -218,28 +237,44 @@ impl Metadata {
 
 /// Where the descriptor begins; its 16 bytes are inside the image.
 fn locate(image: &[u8]) -> Result<(Location, usize), TdvfError> {
-    let len = image.len() as u64;
-    let fits = |at: u64| at.checked_add(DESCRIPTOR_LEN).is_some_and(|end| end <= len);
     if table::is_present(image) {
-        let data = table::find(image, &table::TDX_METADATA_GUID)?;
-        let from_end = u32_at(data, 0).ok_or(TdvfError::TdxEntryShort { len: data.len() })?;
-        return match len.checked_sub(u64::from(from_end)).filter(|at| fits(*at)) {
-            Some(at) => Ok((Location::GuidTable, at as usize)),
-            None => Err(TdvfError::DescriptorOffset {
-                from_end,
-                image_len: len,
-            }),
-        };
+        return Ok((Location::GuidTable, by_table(image)?));
     }
-    // Any u32 may stand there in an image that isn't a TDVF: it is a pointer only if it points to
-    // the signature.
+    Ok((Location::FixedPointer, by_pointer(image)?))
+}
+
+/// Whether a descriptor at `at` is inside of an image.
+fn fits(image: &[u8], at: u64) -> bool {
+    at.checked_add(DESCRIPTOR_LEN)
+        .is_some_and(|end| end <= image.len() as u64)
+}
+
+fn by_table(image: &[u8]) -> Result<usize, TdvfError> {
+    let len = image.len() as u64;
+    let data = table::find(image, &table::TDX_METADATA_GUID)?;
+    let from_end = u32_at(data, 0).ok_or(TdvfError::TdxEntryShort { len: data.len() })?;
+    match len
+        .checked_sub(u64::from(from_end))
+        .filter(|at| fits(image, *at))
+    {
+        Some(at) => Ok(at as usize),
+        None => Err(TdvfError::DescriptorOffset {
+            from_end,
+            image_len: len,
+        }),
+    }
+}
+
+/// Any u32 may stand there in an image that isn't a TDVF: it is a pointer only if it points to the
+/// signature.
+fn by_pointer(image: &[u8]) -> Result<usize, TdvfError> {
     image
         .len()
         .checked_sub(FIXED_POINTER_FROM_END)
         .and_then(|pointer| u32_at(image, pointer))
-        .filter(|at| fits(u64::from(*at)))
+        .filter(|at| fits(image, u64::from(*at)))
         .filter(|at| array_at(image, *at as usize) == Some(SIGNATURE))
-        .map(|at| (Location::FixedPointer, at as usize))
+        .map(|at| at as usize)
         .ok_or(TdvfError::NoGuidTable)
 }
 

@@ -27,6 +27,18 @@ pub enum Order {
     PerPage,
     /// All pages of a section are added, then all are measured: kernels before the merge.
     PerSection,
+    /// All pages of the image are added, then all that are to be measured are.
+    WholeImage,
+}
+
+impl fmt::Display for Order {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::PerPage => "per page",
+            Self::PerSection => "per section",
+            Self::WholeImage => "whole image",
+        })
+    }
 }
 
 /// A SHA-384 value; prints as 96 hexadecimal digits.
@@ -54,23 +66,43 @@ pub fn predict(plan: &LaunchPlan, image: &[u8], order: Order) -> Mrtd {
 
 /// Gives the very bytes that MRTD hashes to `sink`, piece by piece in order.
 pub fn hashed(plan: &LaunchPlan, image: &[u8], order: Order, mut sink: impl FnMut(&[u8])) {
-    for region in &plan.regions {
-        let pages = || (0..region.pages).map(|page| region.gpa + page * PAGE_SIZE);
-        match order {
-            Order::PerPage => pages().for_each(|gpa| {
-                added(gpa, &mut sink);
-                measured(plan, image, region, gpa, &mut sink);
-            }),
-            Order::PerSection => {
-                pages().for_each(|gpa| added(gpa, &mut sink));
-                pages().for_each(|gpa| measured(plan, image, region, gpa, &mut sink));
-            }
+    if order == Order::WholeImage {
+        for region in &plan.regions {
+            pages(region).for_each(|gpa| sink(&added_block(gpa)));
         }
+        for region in &plan.regions {
+            pages(region).for_each(|gpa| measured(plan, image, region, gpa, &mut sink));
+        }
+        return;
+    }
+    for region in &plan.regions {
+        hashed_region(plan, image, region, order, &mut sink);
     }
 }
 
-fn added(gpa: u64, sink: &mut impl FnMut(&[u8])) {
-    sink(&block(b"MEM.PAGE.ADD", gpa));
+/// The bytes of one region, where each region is done before the next. [`Order::WholeImage`] is taken
+/// for [`Order::PerSection`].
+pub fn hashed_region(
+    plan: &LaunchPlan,
+    image: &[u8],
+    region: &Region,
+    order: Order,
+    sink: &mut impl FnMut(&[u8]),
+) {
+    if order == Order::PerPage {
+        for gpa in pages(region) {
+            sink(&added_block(gpa));
+            measured(plan, image, region, gpa, sink);
+        }
+        return;
+    }
+    pages(region).for_each(|gpa| sink(&added_block(gpa)));
+    pages(region).for_each(|gpa| measured(plan, image, region, gpa, sink));
+}
+
+fn pages(region: &Region) -> impl Iterator<Item = u64> + use<> {
+    let gpa = region.gpa;
+    (0..region.pages).map(move |page| gpa + page * PAGE_SIZE)
 }
 
 fn measured(
@@ -85,6 +117,16 @@ fn measured(
     }
     let mut page = [0; PAGE_SIZE as usize];
     plan.fill(image, region, gpa - region.gpa, &mut page);
+    measured_page(gpa, &page, sink);
+}
+
+/// What adding the page at `gpa` gives.
+pub(crate) fn added_block(gpa: u64) -> [u8; 128] {
+    block(b"MEM.PAGE.ADD", gpa)
+}
+
+/// What measuring the page at `gpa` gives.
+pub(crate) fn measured_page(gpa: u64, page: &[u8], sink: &mut impl FnMut(&[u8])) {
     for (chunk, at) in page.chunks_exact(CHUNK).zip((gpa..).step_by(CHUNK)) {
         sink(&block(b"MR.EXTEND", at));
         sink(chunk);

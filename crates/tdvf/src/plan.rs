@@ -78,8 +78,15 @@ impl LaunchPlan {
     /// # Errors
     /// The first thing that is wrong with the image.
     pub fn new(image: &[u8], memory: MemoryLayout) -> Result<Self, TdvfError> {
-        let metadata = Metadata::parse(image)?;
-        validate(&metadata, image.len() as u64, &memory)?;
+        Self::of(Metadata::parse(image)?, image.len() as u64, memory)
+    }
+
+    /// Validates the metadata of an image of `len` bytes, and plans its launch in `memory`.
+    ///
+    /// # Errors
+    /// The first thing that is wrong with the sections.
+    pub fn of(metadata: Metadata, len: u64, memory: MemoryLayout) -> Result<Self, TdvfError> {
+        validate(&metadata, len, &memory)?;
         let regions = regions(&metadata);
         let td_hob = td_hob(&regions, &memory)?;
         Ok(Self {

@@ -15,6 +15,7 @@ use seamlock_kvm::discipline::{self, Discipline};
 
 pub use build::launch_on;
 pub use firmware::Firmware;
+pub use report::size;
 pub use vmm::Machine;
 
 use crate::failure::BadInput;
@@ -112,7 +113,7 @@ impl Launch {
 }
 
 /// Parses a size of guest memory into bytes.
-fn parse_memory(text: &str) -> Result<u64, BadInput> {
+pub fn parse_memory(text: &str) -> Result<u64, BadInput> {
     let bad = |why: &str| BadInput(format!("--memory {text}: {why}"));
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let unit = match text[digits.len()..]

@@ -230,7 +230,7 @@ fn result(out: &mut impl Write, report: &Report) -> anyhow::Result<()> {
 }
 
 /// A size for people, exact.
-fn size(bytes: u64) -> String {
+pub fn size(bytes: u64) -> String {
     let units = [
         (1 << 40, "TiB"),
         (1 << 30, "GiB"),
