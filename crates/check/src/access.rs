@@ -89,6 +89,8 @@ impl Class {
             | Action::TryShared
             | Action::Load
             | Action::Wait
+            | Action::WaitUninterruptible
+            | Action::AwaitChange
             | Action::Enter
             | Action::Leave
             | Action::Point => Class::Shared,

@@ -90,7 +90,7 @@ pub(crate) fn waiting(engine: &Engine) -> Vec<Waiting> {
     engine.threads.iter().enumerate().filter_map(one).collect()
 }
 
-/// The violation that a deadlock is.
+/// The violation that a deadlock is. Where a thread would in truth try again and again, it is a livelock.
 pub(crate) fn deadlock(engine: &Engine) -> Violation {
     let waits = waiting(engine);
     let mut classes: Vec<&str> = waits.iter().map(|wait| wait.name.class.name()).collect();
@@ -112,9 +112,10 @@ pub(crate) fn deadlock(engine: &Engine) -> Violation {
         )
     };
     let detail = waits.iter().map(line).collect::<Vec<_>>().join("; ");
-    Violation::new(
-        "deadlock",
-        format!("threads wait for {}", classes.join(", ")),
-    )
-    .with_detail(detail)
+    let spins = |wait: &Waiting| matches!(wait.action, Action::AwaitChange | Action::AwaitRelease);
+    let oracle = match waits.iter().any(spins) {
+        true => "livelock",
+        false => "deadlock",
+    };
+    Violation::new(oracle, format!("threads wait for {}", classes.join(", "))).with_detail(detail)
 }

@@ -110,7 +110,11 @@ impl Engine {
         let thread = &mut self.threads[slot];
         let at = thread.announced;
         let guess = thread.guesses.get(at).copied().unwrap_or(NONE);
-        let object = self.objects.number(&op.name, guess);
+        let object = match op.action {
+            // The word that refused the thread is known here, and not always to who waits for it.
+            Action::AwaitRelease if thread.refused.0 != NOTHING => thread.refused.0,
+            _ => self.objects.number(&op.name, guess),
+        };
         if at < thread.guesses.len() {
             thread.guesses[at] = object;
         } else {
@@ -118,7 +122,11 @@ impl Engine {
         }
         thread.announced = at + 1;
         let may_wait = blocking(op.action);
-        let interruptible = may_wait && matches!(op.action, Action::LockKillable | Action::Wait);
+        let interruptible = may_wait
+            && matches!(
+                op.action,
+                Action::LockKillable | Action::Wait | Action::AwaitChange
+            );
         let signal = if interruptible {
             thread.signal
         } else {
@@ -130,6 +138,10 @@ impl Engine {
         };
         let arg = match op.action {
             Action::AwaitRelease => thread.refused_at(object),
+            Action::AwaitChange => self
+                .objects
+                .at(object)
+                .looked_at(&self.log, object, slot as u8),
             _ => op.arg,
         };
         let accesses = Accesses { first, signal };
@@ -354,10 +366,11 @@ impl Engine {
         }
         event.outcome = outcome;
         let (thread, number) = (event.thread, event.accesses.first.object);
+        let event_tries = event.action != Action::Update;
         let object = self.objects.at_mut(number);
         object.shadow.apply(thread, op.action, outcome);
         let mut waiters = object.waiters;
-        if outcome == Outcome::Busy {
+        if outcome == Outcome::Busy && event_tries {
             self.threads[usize::from(thread)].refused = (number, object.shadow.turns);
         }
         while waiters != 0 {

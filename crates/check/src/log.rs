@@ -60,6 +60,13 @@ impl Event {
         acquires(self.action, self.outcome)
     }
 
+    /// Whether it wrote to its object, a cell.
+    #[inline]
+    pub(crate) fn changes(&self) -> bool {
+        let writes = matches!(self.action, Action::Store | Action::Update | Action::Add);
+        writes && self.outcome != Outcome::Busy
+    }
+
     /// What it does to this object, if anything.
     #[inline]
     pub(crate) fn on(&self, object: u32) -> Option<Access> {

@@ -9,6 +9,7 @@ use seamlock_sync::{Action, Name, Outcome};
 
 use crate::access::{AWAIT, Class};
 use crate::clock::{Clock, MAX_THREADS};
+use crate::log::Log;
 
 /// The thread number of a scenario's set-up.
 pub(crate) const SETUP: u8 = MAX_THREADS as u8;
@@ -28,6 +29,8 @@ pub(crate) struct Shadow {
     pub(crate) shared: u16,
     /// Notifications of a queue, or releases of a lock.
     pub(crate) turns: u64,
+    /// Writes to a cell.
+    pub(crate) changes: u64,
 }
 
 impl Shadow {
@@ -36,6 +39,7 @@ impl Shadow {
         readers: [0; MAX_THREADS + 1],
         shared: 0,
         turns: 0,
+        changes: 0,
     };
 
     /// Whether an operation that may block can go on; `arg` is the turn that a waiter has seen.
@@ -44,7 +48,8 @@ impl Shadow {
         match action {
             Action::Lock | Action::LockKillable => self.writer == NOBODY && self.shared == 0,
             Action::LockShared => self.writer == NOBODY,
-            Action::Wait | Action::AwaitRelease => self.turns != arg,
+            Action::Wait | Action::WaitUninterruptible | Action::AwaitRelease => self.turns != arg,
+            Action::AwaitChange => self.changes != arg,
             _ => true,
         }
     }
@@ -81,6 +86,7 @@ impl Shadow {
                 Outcome::Value(now) => self.turns = now,
                 _ => self.turns += 1,
             },
+            Action::Store | Action::Update | Action::Add => self.changes += 1,
             // A queue that was notified before anybody watched says so when it is read.
             Action::Load => {
                 if let Outcome::Value(now) = outcome {
@@ -141,7 +147,9 @@ pub(crate) fn blocking(action: Action) -> bool {
             | Action::LockKillable
             | Action::LockShared
             | Action::Wait
+            | Action::WaitUninterruptible
             | Action::AwaitRelease
+            | Action::AwaitChange
     )
 }
 
@@ -194,6 +202,22 @@ impl Object {
     #[inline]
     pub(crate) fn only_of(&self, thread: u8) -> bool {
         self.ever == 1 << thread
+    }
+
+    /// How often a cell had been written when a thread looked at it last. One that never did has nothing
+    /// to wait for: no cell was ever written so often.
+    pub(crate) fn looked_at(&self, log: &Log, number: u32, thread: u8) -> u64 {
+        let mut since = 0;
+        for event in log.done().iter().rev() {
+            if event.accesses.first.object != number {
+                continue;
+            }
+            if event.thread == thread {
+                return self.shadow.changes - since;
+            }
+            since += u64::from(event.changes());
+        }
+        u64::MAX
     }
 
     /// As it was before the first thread touched it.

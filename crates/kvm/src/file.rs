@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use seamlock_sync::Shared;
+use seamlock_sync::{Action, Name, Shared, announce};
 use seamlock_tdx_abi::kvm::Errno;
 
 use crate::error::{Result, fail};
@@ -95,6 +95,7 @@ impl File {
 
     /// The file of a descriptor, with a reference (`fget`).
     pub(crate) fn of(task: &Task, fd: i32) -> Option<Arc<File>> {
+        announce(Action::Load, descriptor(task, fd), 0);
         task.files().file(fd).filter(|file| file.get())
     }
 
@@ -109,11 +110,16 @@ impl File {
     }
 }
 
+fn descriptor(task: &Task, fd: i32) -> Name {
+    cells::DESCRIPTOR.of(task.mm(), fd as u64)
+}
+
 /// `close(2)`: takes the descriptor out of the table and gives its reference back.
 ///
 /// # Errors
 /// EBADF when the descriptor is not open.
 pub fn close(task: &Task, fd: i32) -> Result<()> {
+    announce(Action::Store, descriptor(task, fd), 0);
     match task.files().remove(fd) {
         None => fail(
             Errno::EBADF,

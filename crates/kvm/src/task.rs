@@ -8,7 +8,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
 
-use seamlock_sync::{Action, Section, announce};
+use seamlock_sync::{Action, Name, Section, announce};
 use seamlock_tdx_abi::PAGE_SIZE;
 use seamlock_tdx_abi::kvm::Errno;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
@@ -71,6 +71,7 @@ pub trait Files {
 /// What the rest of the world may do to a task while it runs.
 #[derive(Debug, Default)]
 pub struct Control {
+    number: u64,
     cpu: AtomicU32,
     pending: AtomicBool,
     fatal: AtomicBool,
@@ -85,13 +86,29 @@ impl Control {
         }
     }
 
+    /// The same for task number `number`, which tells its cells from those of other tasks.
+    pub fn numbered(self, number: u64) -> Control {
+        Control { number, ..self }
+    }
+
     /// Moves the task to `cpu` as soon as it can be preempted.
     pub fn migrate(&self, cpu: u32) {
+        announce(
+            Action::Store,
+            cells::RESCHED.at(self.number),
+            u64::from(cpu),
+        );
         self.cpu.store(cpu, SeqCst);
+    }
+
+    /// What a signal to the task is announced on.
+    pub fn signals(&self) -> Name {
+        cells::SIGNALS.at(self.number)
     }
 
     /// Sends a signal; a fatal one also ends killable waits.
     pub fn signal(&self, fatal: bool) {
+        announce(Action::Notify, self.signals(), u64::from(fatal));
         self.fatal.fetch_or(fatal, SeqCst);
         self.pending.store(true, SeqCst);
     }
@@ -176,6 +193,7 @@ impl<'a> Task<'a> {
 
     /// `signal_pending(current)`.
     pub fn signal_pending(&self) -> bool {
+        announce(Action::Load, self.control.signals(), 0);
         self.control.pending.load(SeqCst) || self.signals.is_some_and(Signals::pending)
     }
 
@@ -188,7 +206,7 @@ impl<'a> Task<'a> {
     /// off the old CPU and put on the new one, as the preempt notifiers do.
     #[track_caller]
     pub fn resched(&self) {
-        announce(Action::Point, cells::RESCHED.only(), 0);
+        announce(Action::Point, cells::RESCHED.at(self.control.number), 0);
         let wanted = self.control.cpu.load(SeqCst);
         if wanted == self.cpu.get() {
             return;

@@ -161,7 +161,7 @@ impl<T: Word> Shared<T> {
             },
             |r| match r {
                 Ok(_) => Outcome::Done,
-                Err(held) => Outcome::Value(*held),
+                Err(_) => Outcome::Busy,
             },
         )
         .map(T::from_word)

@@ -43,8 +43,13 @@ pub enum Action {
     Update,
     /// Adds to a cell without looking at it, so that additions may come in any order.
     Add,
-    /// Sleeps until the queue's epoch is no longer `arg`.
+    /// Sleeps until the queue's epoch is no longer `arg`; a signal may end the sleep.
     Wait,
+    /// The same, and no signal ends it.
+    WaitUninterruptible,
+    /// Waits until the cell was written since this thread looked at it last, instead of spinning on it; a
+    /// signal may end the wait.
+    AwaitChange,
     /// Moves the queue's epoch on and wakes its sleepers.
     Notify,
     /// Waits until the lock word that was busy has been given back, instead of spinning on it.
@@ -77,7 +82,7 @@ pub struct Op {
 pub enum Outcome {
     /// It was done.
     Done,
-    /// The lock word or lock was busy.
+    /// The lock word or lock was busy, or the cell held another value than was expected.
     Busy,
     /// A signal ended the wait.
     Interrupted,
@@ -90,8 +95,8 @@ pub enum Outcome {
 pub enum Verdict {
     /// Do it now. A hook that schedules returns this for a blocking lock only when it is free.
     Go,
-    /// Do not wait: a fatal signal is delivered here. Only an answer to [`Action::LockKillable`]
-    /// and [`Action::Wait`].
+    /// Do not wait: a fatal signal is delivered here. Only an answer to [`Action::LockKillable`],
+    /// [`Action::Wait`] and [`Action::AwaitChange`].
     Interrupted,
 }
 
@@ -150,7 +155,11 @@ pub fn announce(action: Action, name: Name, arg: u64) -> Verdict {
         site: Location::caller(),
     };
     let verdict = before(&op);
-    after(&op, Outcome::Done);
+    let outcome = match verdict {
+        Verdict::Go => Outcome::Done,
+        Verdict::Interrupted => Outcome::Interrupted,
+    };
+    after(&op, outcome);
     verdict
 }
 

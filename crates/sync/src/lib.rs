@@ -35,6 +35,6 @@ pub use mutex::{Interrupted, Mutex, MutexGuard};
 pub use name::{Class, Name};
 pub use private::Private;
 pub use rwlock::{ReadGuard, RwLock, WriteGuard};
-pub use section::{Section, relax};
+pub use section::{Section, relax, relax_until_changed};
 pub use wait::WaitQueue;
 pub use word::{Busy, EntryLock, Mode, MutexWord, Sharex, SharexHp, WordView};

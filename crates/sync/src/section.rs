@@ -40,3 +40,14 @@ pub fn relax(busy: Name) {
         std::thread::yield_now();
     }
 }
+
+/// What a loop does before it looks at `cell` again: it lets others change it. Under a scheduler the
+/// thread runs again only after somebody wrote to the cell, or when a signal came.
+#[track_caller]
+pub fn relax_until_changed(cell: Name) {
+    if hooked() {
+        let _ = announce(Action::AwaitChange, cell, 0);
+    } else {
+        std::thread::yield_now();
+    }
+}

@@ -54,6 +54,23 @@ impl WaitQueue {
     #[track_caller]
     pub fn wait_until(
         &self,
+        ready: impl FnMut() -> bool,
+        killed: impl Fn() -> bool,
+    ) -> Result<(), Interrupted> {
+        self.sleep(Action::Wait, ready, killed)
+    }
+
+    /// Sleeps until `ready` says so, whatever signals come.
+    #[track_caller]
+    pub fn wait_uninterruptible(&self, ready: impl FnMut() -> bool) {
+        // Nothing kills it.
+        let _ = self.sleep(Action::WaitUninterruptible, ready, || false);
+    }
+
+    #[track_caller]
+    fn sleep(
+        &self,
+        action: Action,
         mut ready: impl FnMut() -> bool,
         killed: impl Fn() -> bool,
     ) -> Result<(), Interrupted> {
@@ -63,7 +80,7 @@ impl WaitQueue {
                 return Ok(());
             }
             if hooked() {
-                self.wait_hooked(seen, &killed)?;
+                self.wait_hooked(action, seen, &killed)?;
                 continue;
             }
             if killed() {
@@ -90,8 +107,13 @@ impl WaitQueue {
     }
 
     #[track_caller]
-    fn wait_hooked(&self, seen: u64, killed: impl Fn() -> bool) -> Result<(), Interrupted> {
-        let op = self.op(Action::Wait, seen);
+    fn wait_hooked(
+        &self,
+        action: Action,
+        seen: u64,
+        killed: impl Fn() -> bool,
+    ) -> Result<(), Interrupted> {
+        let op = self.op(action, seen);
         if hook::before(&op) == Verdict::Interrupted {
             hook::after(&op, Outcome::Interrupted);
             return Err(Interrupted);

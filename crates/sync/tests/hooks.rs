@@ -98,7 +98,7 @@ fn cells_tell_what_was_read_and_written() {
         "Load Value(7)",
         "Update Value(7)",
         "Update Value(9)",
-        "Update Value(8)",
+        "Update Busy",
         "Add Done",
         "Add Done",
     ];

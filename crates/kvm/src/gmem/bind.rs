@@ -111,7 +111,7 @@ pub(crate) fn unbind(slot: &Slot) {
     let _filemap = gmem.invalidate_lock.write();
     gmem.bindings
         .with(|bindings| bindings.0.remove(&slot.gmem_pgoff));
-    slot.gmem_file.with(|file| *file = None);
+    slot.lose_gmem();
 }
 
 impl Gmem {
@@ -119,7 +119,7 @@ impl Gmem {
     pub(super) fn unbind_all(&self) {
         let slots = self.slots_in(0, u64::MAX);
         for slot in slots {
-            slot.gmem_file.with(|file| *file = None);
+            slot.lose_gmem();
         }
         self.bindings.with(|bindings| bindings.0.clear());
     }

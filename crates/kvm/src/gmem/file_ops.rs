@@ -132,7 +132,7 @@ impl Gmem {
             let _filemap = self.invalidate_lock.write();
             let slots = self.slots_in(0, u64::MAX);
             for slot in &slots {
-                slot.gmem_file.with(|file| *file = None);
+                slot.lose_gmem();
             }
             self.invalidate_begin(task, &slots, 0, u64::MAX);
             self.invalidate_end(&slots);

@@ -1,11 +1,12 @@
 //! The pages of a guest_memfd, sparse: a file costs what is allocated in it.
 //!
 //! # Locking
-//! `filemap_invalidate_lock` of the inode; the page cache's own locking is Private.
+//! `filemap_invalidate_lock` of the inode, which a fault does not take. The page cache's own locking is
+//! Private; what others can tell of it is announced on one cell.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use seamlock_sync::Private;
+use seamlock_sync::{Action, Name, Private, announce};
 use seamlock_tdx_abi::Hpa;
 
 use crate::host::{Host, Owner};
@@ -58,14 +59,16 @@ impl Cache {
 #[derive(Debug)]
 pub struct Folios {
     owner: Owner,
+    cell: Name,
     cache: Private<Cache>,
 }
 
 impl Folios {
-    /// An empty one.
-    pub fn new(owner: Owner) -> Folios {
+    /// An empty one, whose accesses are announced on `cell`.
+    pub fn new(owner: Owner, cell: Name) -> Folios {
         Folios {
             owner,
+            cell,
             cache: Private::default(),
         }
     }
@@ -76,6 +79,7 @@ impl Folios {
     /// When memory is exhausted, or the page had a memory error.
     #[inline]
     pub fn get_or_alloc(&self, host: &Host, index: u64) -> Result<Hpa, NoFolio> {
+        announce(Action::Load, self.cell, 0);
         let found = self.cache.with(|cache| {
             let poisoned = !cache.poisoned.is_empty() && cache.poisoned.contains(&index);
             (cache.get(index), poisoned)
@@ -88,6 +92,7 @@ impl Folios {
     }
 
     fn alloc(&self, host: &Host, index: u64) -> Result<Hpa, NoFolio> {
+        announce(Action::Update, self.cell, index);
         let page = host.alloc_page(self.owner).ok_or(NoFolio::NoMemory)?;
         let kept = self.cache.with(|cache| match cache.get(index) {
             Some(kept) => kept,
@@ -110,6 +115,7 @@ impl Folios {
 
     /// `truncate_inode_pages_range`: frees the pages of `start..end`.
     pub fn truncate(&self, host: &Host, start: u64, end: u64) {
+        announce(Action::Store, self.cell, start);
         let gone = self.cache.with(|cache| cache.take_range(start, end));
         for page in gone {
             host.free_page(self.owner, page);
@@ -118,16 +124,22 @@ impl Folios {
 
     /// `kvm_gmem_mark_prepared`: the page is up to date from now on.
     pub fn mark_prepared(&self, index: u64) {
+        if self.is_prepared(index) {
+            return;
+        }
+        announce(Action::Store, self.cell, index);
         self.cache.with(|cache| cache.prepared.insert(index));
     }
 
     /// Whether the page is up to date.
     pub fn is_prepared(&self, index: u64) -> bool {
+        announce(Action::Load, self.cell, index);
         self.cache.with(|cache| cache.prepared.contains(&index))
     }
 
     /// Marks the page as having a memory error.
     pub fn poison(&self, index: u64) {
+        announce(Action::Store, self.cell, index);
         self.cache.with(|cache| cache.poisoned.insert(index));
     }
 

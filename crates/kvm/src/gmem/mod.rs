@@ -27,7 +27,7 @@ use seamlock_tdx_abi::kvm::{
 use crate::error::{Error, Result, fail};
 use crate::file::{File, Kind};
 use crate::host::Owner;
-use crate::locks;
+use crate::locks::{self, cells};
 use crate::task::Task;
 use crate::vm::Kvm;
 
@@ -116,7 +116,10 @@ pub(crate) fn create(task: &Task, kvm: &Arc<Kvm>, args: &KvmCreateGuestMemfd) ->
         size: args.size,
         flags: args.flags,
         invalidate_lock: RwLock::new(locks::FILEMAP_LOCK.of(kvm.number, number), ()),
-        folios: Folios::new(Owner::gmem(kvm.number, number)),
+        folios: Folios::new(
+            Owner::gmem(kvm.number, number),
+            cells::FOLIOS.of(kvm.number, number),
+        ),
         bindings: Private::default(),
         file: OnceLock::new(),
     });

@@ -7,6 +7,7 @@
 
 use std::sync::Arc;
 
+use seamlock_sync::{Action, announce};
 use seamlock_tdx_abi::kvm::Errno;
 use seamlock_tdx_abi::{Gfn, Hpa};
 
@@ -140,6 +141,7 @@ impl Gmem {
     /// `__kvm_gmem_get_pfn`: the page of an index, for this slot.
     pub(crate) fn pfn(&self, file: &Arc<File>, slot: &Slot, index: u64) -> Result<Hpa> {
         const SITE: &str = "virt/kvm/guest_memfd.c:745 __kvm_gmem_get_pfn";
+        announce(Action::Load, slot.gmem_cell(), 0);
         let current = slot.gmem_file.with(|f| f.is_some());
         if !current || !self.is_file(file) {
             return fail(Errno::EFAULT, SITE, "the slot has lost its file");

@@ -26,6 +26,12 @@ pub static MEMSLOTS: Class = Class::new("kvm->memslots");
 pub static INVALIDATE_IN_PROGRESS: Class = Class::new("kvm->mmu_invalidate_in_progress");
 /// `kvm->mmu_invalidate_seq`.
 pub static INVALIDATE_SEQ: Class = Class::new("kvm->mmu_invalidate_seq");
+/// `slot->gmem.file` of a memslot.
+pub static SLOT_GMEM_FILE: Class = Class::new("slot->gmem.file");
+/// The page cache of a guest_memfd.
+pub static FOLIOS: Class = Class::new("guest_memfd page cache");
+/// An entry of a process's descriptor table: address space and descriptor.
+pub static DESCRIPTOR: Class = Class::new("descriptor");
 /// Reader count of one of the two phases of `kvm->srcu`.
 pub static SRCU_READERS: Class = Class::new("kvm->srcu readers");
 /// Which phase of `kvm->srcu` new readers join.
@@ -50,5 +56,7 @@ pub static VCPU_WAIT: Class = Class::new("vcpu->wait");
 pub static MIRROR_SPTE: Class = Class::new("mirror SPTE");
 /// `file->f_count`.
 pub static F_COUNT: Class = Class::new("file->f_count");
+/// Signals that are pending for a task (`TIF_SIGPENDING`).
+pub static SIGNALS: Class = Class::new("signals");
 /// A point where the task may be preempted and moved.
 pub static RESCHED: Class = Class::new("cond_resched");

@@ -1,6 +1,6 @@
 //! Into the mirror: `kvm_tdp_mmu_map`, with the secure EPT changed while an entry is frozen.
 
-use seamlock_sync::{Name, ReadGuard, Shared};
+use seamlock_sync::{Name, ReadGuard, Shared, relax, relax_until_changed};
 use seamlock_tdx_abi::Hpa;
 
 use super::mirror::{Child, FROZEN, Spte, Table};
@@ -17,8 +17,31 @@ pub(crate) enum Mapped {
     Fixed,
     /// It was mapped before.
     Spurious,
-    /// This was in the way; try again.
-    Retry(Name),
+    /// Something was in the way; try again.
+    Retry(InTheWay),
+}
+
+/// What a retry loop waits for, where it would otherwise spin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum InTheWay {
+    /// A lock word of the module: its release.
+    Word(Name),
+    /// A cell, as it was when the thread looked at it last: a change of it.
+    Cell(Name),
+    /// Nothing any more.
+    Past,
+}
+
+impl InTheWay {
+    /// Lets others go on.
+    #[track_caller]
+    pub(crate) fn relax(self) {
+        match self {
+            InTheWay::Word(word) => relax(word),
+            InTheWay::Cell(cell) => relax_until_changed(cell),
+            InTheWay::Past => {}
+        }
+    }
 }
 
 /// The page to map.
@@ -40,7 +63,7 @@ pub(crate) fn kvm_tdp_mmu_map(
     mmu: &ReadGuard<()>,
 ) -> Mapped {
     let Some(mut table) = kvm.mirror.root() else {
-        return Mapped::Retry(kvm.mmu_lock.name());
+        return Mapped::Retry(InTheWay::Past);
     };
     loop {
         let index = table.index(leaf.gfn);
@@ -50,7 +73,7 @@ pub(crate) fn kvm_tdp_mmu_map(
             return map_leaf(task, kvm, entry, old, leaf, mmu);
         }
         match Spte::of(old) {
-            Spte::Frozen => return Mapped::Retry(entry.name()),
+            Spte::Frozen => return Mapped::Retry(InTheWay::Cell(entry.name())),
             Spte::Present(_) => {}
             Spte::None => {
                 if let Err(busy) = link_table(task, kvm, vcpu, table, index, mmu) {
@@ -60,7 +83,7 @@ pub(crate) fn kvm_tdp_mmu_map(
         }
         match table.child(index) {
             Some(child) => table = child,
-            None => return Mapped::Retry(entry.name()),
+            None => return Mapped::Retry(InTheWay::Cell(entry.name())),
         }
     }
 }
@@ -75,12 +98,12 @@ fn map_leaf(
     mmu: &ReadGuard<()>,
 ) -> Mapped {
     match Spte::of(old) {
-        Spte::Frozen => return Mapped::Retry(entry.name()),
+        Spte::Frozen => return Mapped::Retry(InTheWay::Cell(entry.name())),
         Spte::Present(_) => return Mapped::Spurious,
         Spte::None => {}
     }
     if entry.compare_exchange(old, FROZEN).is_err() {
-        return Mapped::Retry(entry.name());
+        return Mapped::Retry(InTheWay::Cell(entry.name()));
     }
     match sept::tdx_sept_map_leaf_spte(task, kvm, leaf, mmu) {
         External::Done => {
@@ -103,16 +126,16 @@ fn link_table(
     table: &Table,
     index: usize,
     mmu: &ReadGuard<()>,
-) -> Result<(), Name> {
+) -> Result<(), InTheWay> {
     let entry = table.entry(index);
     let owner = Owner::vcpu(kvm.number, vcpu.born_at() as u64);
     // The caller topped up the vCPU's cache of pages, so the kernel has one here.
     let Some(sept_page) = kvm.host.alloc_page(owner) else {
-        return Err(entry.name());
+        return Err(InTheWay::Cell(entry.name()));
     };
     if entry.compare_exchange(0, FROZEN).is_err() {
         kvm.host.free_page(owner, sept_page);
-        return Err(entry.name());
+        return Err(InTheWay::Cell(entry.name()));
     }
     let gfn = table.gfn_of(index);
     match sept::tdx_sept_map_nonleaf_spte(task, kvm, gfn, table.level(), sept_page, mmu) {

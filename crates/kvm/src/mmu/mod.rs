@@ -16,7 +16,7 @@ use seamlock_sync::{Shared, WriteGuard};
 
 use crate::locks::cells;
 
-pub(crate) use map::{Leaf, Mapped, kvm_tdp_mmu_map};
+pub(crate) use map::{InTheWay, Leaf, Mapped, kvm_tdp_mmu_map};
 pub use mirror::{FROZEN, Spte, Table};
 pub(crate) use reload::kvm_mmu_reload;
 
@@ -69,6 +69,14 @@ impl Mirror {
     /// that is being invalidated.
     pub(crate) fn is_stale(&self, seq: u64) -> bool {
         self.invalidate_in_progress.load() != 0 || self.invalidate_seq.load() != seq
+    }
+
+    /// What a fault that is stale waits for: the end of the invalidation, if that is still going on.
+    pub(crate) fn invalidation(&self) -> InTheWay {
+        match self.invalidate_in_progress.load() {
+            0 => InTheWay::Past,
+            _ => InTheWay::Cell(cells::INVALIDATE_IN_PROGRESS.at(self.vm)),
+        }
     }
 
     /// Leaves that are mapped: guest frame and physical page, ascending.

@@ -6,7 +6,6 @@
 //! `mmu_lock` for reading. A premapped page enters the mirror under it, and the TD outside of it.
 //! MR.EXTEND always runs outside of `mmu_lock`.
 
-use seamlock_sync::relax;
 use seamlock_tdx_abi::kvm::Errno;
 use seamlock_tdx_abi::measure::EXTEND_CHUNK_BYTES;
 use seamlock_tdx_abi::{Gfn, Gpa, Hpa, Leaf as Seam, PAGE_SIZE, TdxStatus};
@@ -86,7 +85,7 @@ impl Load<'_> {
                 Mapped::Fixed => return Ok(()),
                 Mapped::Spurious if kvm.discipline.outcomes.spurious_is_success => return Ok(()),
                 Mapped::Spurious => return fail(Errno::EIO, SITE, "the page is mapped already"),
-                Mapped::Retry(busy) => relax(busy),
+                Mapped::Retry(busy) => busy.relax(),
             }
         }
     }

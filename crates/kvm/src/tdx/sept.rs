@@ -16,7 +16,7 @@ use super::seamcall::{
 };
 use super::state::TdState;
 use crate::discipline::Population;
-use crate::mmu::Leaf;
+use crate::mmu::{InTheWay, Leaf};
 use crate::task::Task;
 use crate::vcpu::{REQ_OUTSIDE_GUEST_MODE, Vcpu};
 use crate::vm::Kvm;
@@ -26,9 +26,8 @@ use crate::vm::Kvm;
 pub(crate) enum External {
     /// It was made.
     Done,
-    /// It was not (-EBUSY, or -EIO with the VM bugged): the mirror's entry goes back. With the lock
-    /// word that was in the way.
-    Failed(Name),
+    /// It was not (-EBUSY, or -EIO with the VM bugged): the mirror's entry goes back.
+    Failed(InTheWay),
 }
 
 /// `tdx_operand_busy`.
@@ -44,12 +43,13 @@ fn add_outcome(kvm: &Kvm, leaf: Seam, site: &'static str, out: Extended) -> Exte
     }
     if !tdx_operand_busy(out.status) {
         kvm.tdx_bug_on(out.status, leaf, site, out.operands());
+        return External::Failed(InTheWay::Past);
     }
-    External::Failed(busy_word(kvm, out.status))
+    External::Failed(InTheWay::Word(busy_word(kvm, out.status)))
 }
 
 /// The lock word that a BUSY status tells of, as far as KVM can tell: what a retry waits for.
-fn busy_word(kvm: &Kvm, status: TdxStatus) -> Name {
+pub(crate) fn busy_word(kvm: &Kvm, status: TdxStatus) -> Name {
     let tdr = kvm.tdx.tdr().unwrap_or_default().0;
     match status.operand() {
         Some(OperandId::SEPT_TREE) => module_locks::SEPT_TREE.at(tdr),
@@ -69,7 +69,7 @@ pub(crate) fn tdx_sept_map_nonleaf_spte(
     const SITE: &str = "tdx.c:1711 tdx_sept_map_nonleaf_spte";
     let Some(tdr) = kvm.tdx.tdr() else {
         kvm.bug_on(true, SITE, "the TD has no TDR");
-        return External::Failed(kvm.mmu_lock.name());
+        return External::Failed(InTheWay::Past);
     };
     let on = kvm.on_this_cpu(task);
     // The module counts levels from 0.
@@ -92,7 +92,7 @@ pub(crate) fn tdx_sept_map_leaf_spte(
             "tdx.c:1718 tdx_sept_map_leaf_spte",
             "the TD has no TDR",
         );
-        return External::Failed(kvm.mmu_lock.name());
+        return External::Failed(InTheWay::Past);
     };
     let on = kvm.on_this_cpu(task);
     if kvm.tdx.state() == TdState::Runnable {
@@ -118,7 +118,7 @@ fn tdx_mem_page_add(kvm: &Kvm, on: On, tdr: Hpa, leaf: Leaf) -> External {
         "pre-faulting is allowed already",
     ) || kvm.bug_on(source == 0, SITE, "there is no source page")
     {
-        return External::Failed(kvm.mmu_lock.name());
+        return External::Failed(InTheWay::Past);
     }
     let out = tdh_mem_page_add(on, tdr, Gfn(leaf.gfn).gpa(), leaf.page, Hpa(source));
     add_outcome(kvm, Seam::MEM_PAGE_ADD, SITE, out)

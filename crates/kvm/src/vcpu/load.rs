@@ -141,7 +141,7 @@ impl Vcpu {
     /// (`KVM_REQUEST_WAIT`: the IPI was acknowledged).
     pub(crate) fn wait_for_exit(&self, exits: u64) {
         let out = || self.mode.load() == Mode::Outside || self.exits.load() != exits;
-        // IPIs are acknowledged whatever happens, so this is not killable.
-        let _ = self.wait.wait_until(out, || false);
+        // IPIs are acknowledged whatever happens.
+        self.wait.wait_uninterruptible(out);
     }
 }

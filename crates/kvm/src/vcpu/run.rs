@@ -4,7 +4,6 @@
 //! `vcpu->mutex` is held by the dispatcher throughout. KVM_RUN is in an SRCU read section while it is
 //! not blocked.
 
-use seamlock_sync::relax;
 use seamlock_tdx_abi::Gpa;
 use seamlock_tdx_abi::kvm::{
     Errno, KVM_EXIT_INTR, KVM_MP_STATE_HALTED, KVM_MP_STATE_RUNNABLE, KVM_MP_STATE_UNINITIALIZED,
@@ -20,7 +19,7 @@ use crate::error::{Result, fail};
 use crate::gmem;
 use crate::guest::Entered;
 use crate::locks::cells;
-use crate::mmu::{self, Leaf, Mapped};
+use crate::mmu::{self, InTheWay, Leaf, Mapped};
 use crate::task::Task;
 use crate::tdx::TdState;
 use crate::tdx::seamcall::tdh_vp_enter;
@@ -119,6 +118,7 @@ fn vcpu_run(task: &Task, vcpu: &VcpuRef) -> Result<i64> {
         drop(srcu);
         match exit? {
             Exit::Again => {}
+            Exit::Blocked(by) => by.relax(),
             Exit::Halted => vcpu.mp_state.store(KVM_MP_STATE_HALTED),
             Exit::ToUser => return Ok(0),
         }
@@ -137,7 +137,12 @@ fn vcpu_enter_guest(task: &Task, kvm: &Kvm, vcpu: &Vcpu) -> Result<Exit> {
     vcpu.clear_requests(super::REQ_OUTSIDE_GUEST_MODE);
     vcpu.mode.store(Mode::InGuest);
     // Whoever wants all vCPUs out sets the flag first and then looks at the mode.
-    if kvm.tdx.wait_for_sept_zap.load() || vcpu.requests.load() != 0 {
+    if kvm.tdx.wait_for_sept_zap.load() {
+        outside(vcpu);
+        let flag = cells::WAIT_FOR_SEPT_ZAP.at(kvm.number);
+        return Ok(Exit::Blocked(InTheWay::Cell(flag)));
+    }
+    if vcpu.requests.load() != 0 {
         outside(vcpu);
         return Ok(Exit::Again);
     }
@@ -239,7 +244,7 @@ pub(crate) fn kvm_tdp_map_page(task: &Task, kvm: &Kvm, vcpu: &Vcpu, gpa: Gpa) ->
         }
         task.resched();
         match simulate_fault(task, kvm, vcpu, gpa)? {
-            Mapped::Retry(busy) => relax(busy),
+            Mapped::Retry(busy) => busy.relax(),
             Mapped::Fixed | Mapped::Spurious => return Ok(()),
         }
     }
@@ -256,7 +261,10 @@ pub(super) fn simulate_fault(task: &Task, kvm: &Kvm, vcpu: &Vcpu, gpa: Gpa) -> R
     };
     if slot.invalid {
         return match kvm.discipline.invalid_slot {
-            InvalidSlot::Retries => Ok(Mapped::Retry(cells::MEMSLOTS.at(kvm.number))),
+            InvalidSlot::Retries => {
+                let memslots = cells::MEMSLOTS.at(kvm.number);
+                Ok(Mapped::Retry(InTheWay::Cell(memslots)))
+            }
             InvalidSlot::GivesUp => {
                 const WHY: &str = "the memslot is being deleted or moved";
                 fail(Errno::EAGAIN, SITE, WHY)
@@ -269,7 +277,7 @@ pub(super) fn simulate_fault(task: &Task, kvm: &Kvm, vcpu: &Vcpu, gpa: Gpa) -> R
     let page = gmem::kvm_gmem_get_pfn(task, kvm, &slot, gfn)?;
     let mmu = kvm.mmu_lock.read();
     if kvm.mirror.is_stale(seq) {
-        return Ok(Mapped::Retry(kvm.mmu_lock.name()));
+        return Ok(Mapped::Retry(kvm.mirror.invalidation()));
     }
     Ok(mmu::kvm_tdp_mmu_map(
         task,

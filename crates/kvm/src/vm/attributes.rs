@@ -59,9 +59,10 @@ impl Attributes {
     }
 
     fn set(&self, start: u64, end: u64, private: bool) {
+        // First, as in Memslots::replace.
+        self.version.fetch_add(1);
         self.private
             .with(|ranges| cut_and_fill(ranges, start, end, private));
-        self.version.fetch_add(1);
     }
 }
 

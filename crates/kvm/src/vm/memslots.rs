@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 
-use seamlock_sync::{Private, Shared};
+use seamlock_sync::{Action, Name, Private, Shared, announce};
 use seamlock_tdx_abi::Gfn;
 use seamlock_tdx_abi::kvm::KVM_MEM_GUEST_MEMFD;
 
@@ -35,6 +35,8 @@ pub enum Change {
 /// One memslot.
 #[derive(Debug)]
 pub struct Slot {
+    /// The VM's number.
+    pub vm: u64,
     /// Number in its address space.
     pub id: u32,
     /// Address space.
@@ -56,6 +58,17 @@ pub struct Slot {
 }
 
 impl Slot {
+    /// What accesses to `gmem_file` that no lock orders are announced on.
+    pub(crate) fn gmem_cell(&self) -> Name {
+        cells::SLOT_GMEM_FILE.of(self.vm, u64::from(self.as_id) << 32 | u64::from(self.id))
+    }
+
+    /// Takes the file away: it is being closed, or the slot is gone.
+    pub(crate) fn lose_gmem(&self) {
+        announce(Action::Store, self.gmem_cell(), 0);
+        self.gmem_file.with(|file| *file = None);
+    }
+
     /// The frame after the last.
     pub fn end_gfn(&self) -> u64 {
         self.base_gfn + self.npages
@@ -83,6 +96,7 @@ impl Slot {
 
     /// `kvm_gmem_get_file`: the file with a reference, unless it is being closed.
     pub(crate) fn gmem(&self) -> Option<Arc<File>> {
+        announce(Action::Load, self.gmem_cell(), 0);
         let file = self
             .gmem_file
             .with(|file| file.as_ref().and_then(Weak::upgrade));
@@ -151,6 +165,8 @@ impl Memslots {
 
     /// Takes `old` out and puts `new` in, in one step.
     pub(super) fn replace(&self, old: Option<&Arc<Slot>>, new: Option<Arc<Slot>>) {
+        // First, for this is where a scheduler may let others go on: who looks from then on sees the new set.
+        self.generation.fetch_add(1);
         self.set.with(|set| {
             if let Some(old) = old {
                 set.by_id.remove(&(old.as_id, old.id));
@@ -163,7 +179,6 @@ impl Memslots {
                 set.by_id.insert((new.as_id, new.id), new);
             }
         });
-        self.generation.fetch_add(1);
     }
 }
 
@@ -173,6 +188,7 @@ mod tests {
 
     fn slot(id: u32, base_gfn: u64, npages: u64) -> Arc<Slot> {
         Arc::new(Slot {
+            vm: 1,
             id,
             as_id: 0,
             base_gfn,

@@ -162,6 +162,7 @@ fn decide(
         }
     }
     let mut new = Slot {
+        vm: kvm.number,
         id: mem.slot & 0xffff,
         as_id: mem.slot >> 16,
         base_gfn,

@@ -43,7 +43,7 @@ impl Srcu {
     pub fn read(&self) -> SrcuReader<'_> {
         let _section = Section::enter(self.name);
         let phase = (self.phase.load() & 1) as usize;
-        self.readers[phase].fetch_add(1);
+        self.readers[phase].add(1);
         SrcuReader {
             srcu: self,
             phase,
@@ -58,19 +58,17 @@ impl Srcu {
         announce(Action::Point, self.name, GRACE_PERIOD);
         for _ in 0..2 {
             let old = (self.phase.fetch_add(1) & 1) as usize;
-            // Not killable, so it ends only when the readers are gone.
-            let _ = self
-                .drained
-                .wait_until(|| self.readers[old].load() == 0, || false);
+            self.drained
+                .wait_uninterruptible(|| self.readers[old].load() == 0);
         }
     }
 }
 
 impl Drop for SrcuReader<'_> {
     fn drop(&mut self) {
-        if self.srcu.readers[self.phase].fetch_sub(1) == 1 {
-            self.srcu.drained.notify();
-        }
+        // Whether it was the last is not looked at: readers that leave in either order are the same.
+        self.srcu.readers[self.phase].sub(1);
+        self.srcu.drained.notify();
     }
 }
 

@@ -1,14 +1,15 @@
 //! EPT violations: a page is mapped, or user space is told that memory has the other kind.
 
-use seamlock_sync::relax;
 use seamlock_tdx_abi::kvm::{
     Errno, KVM_EXIT_MEMORY_FAULT, KVM_MEMORY_EXIT_FLAG_PRIVATE, KvmExitMemoryFault,
 };
 use seamlock_tdx_abi::{Gpa, PAGE_SIZE};
 
 use super::{Exit, Handling};
+use crate::discipline::InvalidSlot;
 use crate::error::{Result, fail};
-use crate::mmu::Mapped;
+use crate::locks::cells;
+use crate::mmu::{InTheWay, Mapped};
 use crate::vcpu::run::simulate_fault;
 
 /// Extended exit qualification, type: the page is mapped and was not accepted.
@@ -58,11 +59,12 @@ impl Handling<'_> {
             if slot.is_none() || !self.kvm.attributes.is_private(gfn) {
                 return self.memory_fault(gpa, KVM_MEMORY_EXIT_FLAG_PRIVATE, SITE);
             }
-            if slot.is_some_and(|slot| slot.invalid) {
-                return Ok(Exit::Again);
+            let gives_up = self.kvm.discipline.invalid_slot == InvalidSlot::GivesUp;
+            if gives_up && slot.is_some_and(|slot| slot.invalid) {
+                return Ok(self.slot_is_going());
             }
             match simulate_fault(self.task, self.kvm, self.vcpu, Gpa(gpa)) {
-                Err(error) if error.is(Errno::EAGAIN) => return Ok(Exit::Again),
+                Err(error) if error.is(Errno::EAGAIN) => return Ok(self.slot_is_going()),
                 Err(error) => return Err(self.with_memory_fault(gpa, error)),
                 Ok(Mapped::Fixed | Mapped::Spurious) => return Ok(Exit::Again),
                 Ok(Mapped::Retry(busy)) => {
@@ -72,11 +74,16 @@ impl Handling<'_> {
                     if self.vcpu.is_vm_dead_requested() {
                         return fail(Errno::EIO, SITE, "the VM is dead");
                     }
-                    relax(busy);
+                    busy.relax();
                     self.task.resched();
                 }
             }
         }
+    }
+
+    /// The guest is entered again outside of the read section that the slot's deletion waits for.
+    fn slot_is_going(&self) -> Exit {
+        Exit::Blocked(InTheWay::Cell(cells::MEMSLOTS.at(self.kvm.number)))
     }
 
     /// A fault in shared memory. The shared EPT is the host's own and not modelled, so a page that is

@@ -25,6 +25,7 @@ use zerocopy::{Immutable, IntoBytes};
 
 use super::Vcpu;
 use crate::error::Result;
+use crate::mmu::InTheWay;
 use crate::task::Task;
 use crate::tdx::sept;
 use crate::vm::Kvm;
@@ -62,6 +63,8 @@ mod reason {
 pub(crate) enum Exit {
     /// It is entered again.
     Again,
+    /// It is entered again when this is out of the way.
+    Blocked(InTheWay),
     /// It waits for an event.
     Halted,
     /// User space gets it; `struct kvm_run` says why.
@@ -152,7 +155,8 @@ impl<'a> Handling<'a> {
     pub(crate) fn handle(&mut self, halted: bool) -> Result<Exit> {
         let status = self.regs.status();
         if sept::tdx_operand_busy(status) {
-            return Ok(Exit::Again);
+            let word = sept::busy_word(self.kvm, status);
+            return Ok(Exit::Blocked(InTheWay::Word(word)));
         }
         let mut exit = self.dispatch(halted)?;
         if has_exit_reason(status) && status.0 & reason::BUS_LOCK_DETECTED != 0 {
