@@ -6,6 +6,7 @@
 
 mod bench;
 mod check;
+mod diff;
 mod disciplines;
 mod explain;
 mod failure;
@@ -35,6 +36,7 @@ enum Command {
     Run(run::Run),
     Launch(launch::Launch),
     Measure(measure::Measure),
+    Diff(diff::Diff),
     Locks(locks::Locks),
     Vectors(vectors::Vectors),
     Check(check::Check),
@@ -49,6 +51,7 @@ fn main() -> ExitCode {
         Command::Run(command) => command.run(),
         Command::Launch(command) => command.run(),
         Command::Measure(command) => command.run(),
+        Command::Diff(command) => command.run(),
         Command::Locks(command) => command.run(),
         Command::Vectors(command) => command.run(),
         Command::Check(command) => command.run(),

@@ -1,5 +1,6 @@
 //! What the library tells: one event a line.
 
+use seamlock_tdx_abi::kvm::{KvmCpuidEntry2, KvmTdxInitVm};
 use serde::{Deserialize, Serialize};
 
 /// Something that happened in one VMM process.
@@ -110,6 +111,42 @@ pub struct Parameters {
     pub mrownerconfig: String,
     /// CPUID entries given.
     pub cpuid_entries: u32,
+    /// The entries: leaf, subleaf, EAX, EBX, ECX and EDX of each, in hexadecimal.
+    #[serde(default)]
+    pub cpuid: Vec<String>,
+}
+
+impl Parameters {
+    /// The parameters that KVM_TDX_INIT_VM's structure holds, with the CPUID entries behind it.
+    pub fn of(init: &KvmTdxInitVm, entries: &[KvmCpuidEntry2]) -> Parameters {
+        let id = |words: [u64; 6]| {
+            let bytes = words.into_iter().flat_map(u64::to_le_bytes);
+            bytes.map(|byte| format!("{byte:02x}")).collect()
+        };
+        Parameters {
+            attributes: init.attributes,
+            xfam: init.xfam,
+            mrconfigid: id(init.mrconfigid),
+            mrowner: id(init.mrowner),
+            mrownerconfig: id(init.mrownerconfig),
+            cpuid_entries: init.cpuid.nent,
+            cpuid: entries.iter().map(entry_text).collect(),
+        }
+    }
+}
+
+/// Leaf, subleaf and registers of a CPUID entry.
+fn entry_text(entry: &KvmCpuidEntry2) -> String {
+    let KvmCpuidEntry2 {
+        function,
+        index,
+        eax,
+        ebx,
+        ecx,
+        edx,
+        ..
+    } = *entry;
+    format!("{function:08x}.{index:x} {eax:08x} {ebx:08x} {ecx:08x} {edx:08x}")
 }
 
 /// One range of initial memory.
@@ -125,6 +162,12 @@ pub struct Region {
     pub measured: bool,
     /// SHA-384 of the contents, in hexadecimal.
     pub contents: String,
+    /// The pages' own digests, as [`Digests`](crate::Digests) writes them.
+    #[serde(default)]
+    pub page_contents: String,
+    /// The SEAMCALLs that added and measured them, as [`Calls`](crate::Calls) writes them.
+    #[serde(default)]
+    pub calls: String,
 }
 
 /// A call that was refused.

@@ -9,11 +9,13 @@
 mod event;
 mod inject;
 mod line;
+mod pages;
 mod record;
 mod settings;
 
 pub use event::{Count, Event, Parameters, Refusal, Region};
 pub use inject::{Injection, Target};
 pub use line::{Line, Span, write_perfetto};
+pub use pages::{Calls, Contents, Digests, Op, Run};
 pub use record::{Record, read_records, read_traces};
 pub use settings::{SETTINGS_FILE, SETTINGS_VARIABLE, Settings};

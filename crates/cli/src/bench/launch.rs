@@ -121,6 +121,7 @@ fn measure(firmware: &Firmware, rounds: usize) -> anyhow::Result<Figures> {
         memory: MEMORY,
         discipline: &discipline::V7_3,
         lockdep: false,
+        record: false,
     };
     let start = Instant::now();
     let machine = Machine::boot(&request)?;

@@ -15,6 +15,7 @@ use zerocopy::{FromZeros, IntoBytes};
 use super::Request;
 use super::firmware::Firmware;
 use super::journal::{Journal, Line};
+use super::record::{self, Record, Recorded};
 use super::vcpu::VcpuThread;
 use super::vmm::Machine;
 use crate::progress;
@@ -48,6 +49,8 @@ pub struct Launched {
     /// How long the pages took, from the first KVM_TDX_INIT_MEM_REGION to KVM_TDX_FINALIZE_VM. For
     /// benchmarks; no report shows it.
     pub measured_part: Duration,
+    /// What it was given, and what was added.
+    pub recorded: Recorded,
 }
 
 impl Launched {
@@ -83,19 +86,22 @@ pub fn launch_on(
     let task = machine.process.task(&control);
     let before = machine.host.counters().by_leaf();
     let measured_part = Cell::new(Duration::ZERO);
+    let record = Record::default();
     let mrtd = thread::scope(|scope| {
         let cpus = machine.host.cpus().len() as u32;
         let start = |i| VcpuThread::start(scope, machine, i % cpus);
         let threads: Vec<_> = (0..request.vcpus).map(start).collect();
         let flash = machine.process.map_bytes(firmware.image.clone());
-        let measured_part = &measured_part;
+        let (measured_part, record) = (&measured_part, &record);
         let done = Builder {
             machine,
             firmware,
             task: &task,
             threads: &threads,
+            request,
             flash,
             measured_part,
+            record,
         }
         .run();
         machine.process.unmap(flash);
@@ -105,6 +111,7 @@ pub fn launch_on(
     let launched = finish(&machine.journal, request, mrtd, &before, &after)?;
     Ok(Launched {
         measured_part: measured_part.get(),
+        recorded: record.into_inner(),
         ..launched
     })
 }
@@ -136,6 +143,7 @@ fn finish(
         teardown,
         bugs: journal.bugs().iter().map(ToString::to_string).collect(),
         measured_part: Duration::ZERO,
+        recorded: Recorded::default(),
     })
 }
 
@@ -144,9 +152,11 @@ struct Builder<'a, 's, 'm> {
     firmware: &'m Firmware,
     task: &'a Task<'a>,
     threads: &'a [VcpuThread<'s, 'm>],
+    request: Request,
     /// Where the VMM has mapped the image.
     flash: u64,
     measured_part: &'a Cell<Duration>,
+    record: &'a Record,
 }
 
 impl<'s, 'm: 's> Builder<'_, 's, 'm> {
@@ -235,6 +245,8 @@ impl<'s, 'm: 's> Builder<'_, 's, 'm> {
         let at = m.map_cpuid(&init.as_bytes()[..fixed], &entries);
         m.tdx(task, vm, TdxCmdId::KVM_TDX_INIT_VM, 0, at)?;
         m.process.unmap(at);
+        init.cpuid.nent = entries.len() as u32;
+        record::parameters(self.record, &init, &entries);
         Ok(supported)
     }
 
@@ -300,6 +312,11 @@ impl<'s, 'm: 's> Builder<'_, 's, 'm> {
         for region in &plan.regions {
             self.load_region(vcpu, region, &bar)
                 .with_context(|| format!("section {} ({})", region.section, region.kind))?;
+            if self.request.record {
+                let calls = self.machine.journal.take_calls();
+                let region = record::region(plan, &self.firmware.image, region, &calls);
+                self.record.borrow_mut().regions.push(region);
+            }
         }
         bar.finish_and_clear();
         Ok(())

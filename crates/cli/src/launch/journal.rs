@@ -2,9 +2,11 @@
 
 use std::fmt;
 
-use seamlock_kvm::observer::{IoctlCall, Observer};
+use seamlock_kvm::observer::{IoctlCall, Observer, Seamcall};
 use seamlock_kvm::{Bug, Teardown};
 use seamlock_sync::Private;
+use seamlock_tdx_abi::Leaf;
+use seamlock_wear::{Calls, Op};
 use serde::Serialize;
 
 /// An ioctl, or several of the same name and result in a row.
@@ -33,32 +35,62 @@ struct Pages {
     ioctls: Vec<Line>,
     bugs: Vec<Bug>,
     teardowns: Vec<Teardown>,
+    calls: Calls,
 }
 
 /// Writes down what KVM does.
 #[derive(Debug, Default)]
-pub struct Journal(Private<Pages>);
+pub struct Journal {
+    pages: Private<Pages>,
+    /// Whether the calls that go into MRTD are written down too.
+    calls: bool,
+}
 
 impl Journal {
+    /// An empty journal; with `calls`, also of the calls that go into MRTD.
+    pub fn new(calls: bool) -> Journal {
+        Journal {
+            calls,
+            ..Journal::default()
+        }
+    }
+
+    /// The calls that went into MRTD since this was asked last.
+    pub fn take_calls(&self) -> Calls {
+        self.pages.with(|pages| std::mem::take(&mut pages.calls))
+    }
+
     /// The ioctls so far, in order.
     pub fn ioctls(&self) -> Vec<Line> {
-        self.0.with(|pages| pages.ioctls.clone())
+        self.pages.with(|pages| pages.ioctls.clone())
     }
 
     /// The assertions of KVM's that failed.
     pub fn bugs(&self) -> Vec<Bug> {
-        self.0.with(|pages| pages.bugs.clone())
+        self.pages.with(|pages| pages.bugs.clone())
     }
 
     /// The VMs that are gone.
     pub fn teardowns(&self) -> Vec<Teardown> {
-        self.0.with(|pages| pages.teardowns.clone())
+        self.pages.with(|pages| pages.teardowns.clone())
     }
 }
 
 impl Observer for Journal {
     fn watches_seamcalls(&self) -> bool {
-        false
+        self.calls
+    }
+
+    fn seamcall(&self, call: &Seamcall) {
+        let op = match call.leaf() {
+            Leaf::MEM_PAGE_ADD => Op::Add,
+            Leaf::MR_EXTEND => Op::Extend,
+            _ => return,
+        };
+        if !call.status().is_error() {
+            self.pages
+                .with(|pages| pages.calls.push(op, call.input.rcx));
+        }
     }
 
     fn ioctl(&self, call: &IoctlCall) {
@@ -68,7 +100,7 @@ impl Observer for Journal {
             Ok(value) => value.to_string(),
             Err(error) => error.errno.to_string(),
         };
-        self.0.with(|pages| match pages.ioctls.last_mut() {
+        self.pages.with(|pages| match pages.ioctls.last_mut() {
             Some(last) if last.name == call.name && last.result == result => last.times += 1,
             _ => pages.ioctls.push(Line {
                 name: call.name.to_owned(),
@@ -79,10 +111,11 @@ impl Observer for Journal {
     }
 
     fn bug(&self, bug: &Bug) {
-        self.0.with(|pages| pages.bugs.push(bug.clone()));
+        self.pages.with(|pages| pages.bugs.push(bug.clone()));
     }
 
     fn teardown(&self, teardown: &Teardown) {
-        self.0.with(|pages| pages.teardowns.push(teardown.clone()));
+        self.pages
+            .with(|pages| pages.teardowns.push(teardown.clone()));
     }
 }

@@ -3,6 +3,7 @@
 mod build;
 mod firmware;
 mod journal;
+mod record;
 mod report;
 mod vcpu;
 mod vmm;
@@ -15,6 +16,7 @@ use seamlock_kvm::discipline::{self, Discipline};
 
 pub use build::launch_on;
 pub use firmware::Firmware;
+pub use record::region as recorded_region;
 pub use report::size;
 pub use vmm::Machine;
 
@@ -60,6 +62,9 @@ pub struct Request {
     pub discipline: &'static Discipline,
     /// Whether the order of the locks is checked. In debug builds it always is.
     pub lockdep: bool,
+    /// Whether it is written down what is added, page by page. The module is no slower for it, but
+    /// what watches it takes time.
+    pub record: bool,
 }
 
 impl Launch {
@@ -108,6 +113,7 @@ impl Launch {
             memory: parse_memory(&self.memory)?,
             discipline,
             lockdep: self.lockdep,
+            record: self.json,
         })
     }
 }

@@ -6,6 +6,7 @@ use std::io::Write;
 use anstream::stdout;
 use seamlock_tdvf::Section;
 use seamlock_tdx_abi::Leaf;
+use seamlock_wear::{Parameters, Region};
 use serde::Serialize;
 
 use super::build::Launched;
@@ -33,6 +34,8 @@ struct Report<'a> {
     pages_leaked: u64,
     hkid_returned: bool,
     bugs: &'a [String],
+    parameters: &'a Parameters,
+    regions: &'a [Region],
 }
 
 #[derive(Debug, Serialize)]
@@ -100,6 +103,8 @@ fn report<'a>(firmware: &'a Firmware, launched: &'a Launched) -> Report<'a> {
         pages_leaked: teardown.pages_leaked,
         hkid_returned: teardown.hkid_returned,
         bugs: &launched.bugs,
+        parameters: &launched.recorded.parameters,
+        regions: &launched.recorded.regions,
     }
 }
 

@@ -41,7 +41,7 @@ impl Machine {
     /// # Errors
     /// When the TDX module does not come up.
     pub fn boot(request: &Request) -> anyhow::Result<Machine> {
-        let journal = Arc::new(Journal::default());
+        let journal = Arc::new(Journal::new(request.record));
         let cpus = request.vcpus.max(MIN_CPUS);
         let platform = Platform::sapphire_rapids(request.memory + MACHINE_OVERHEAD, cpus);
         let options = Options {

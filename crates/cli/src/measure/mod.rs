@@ -52,7 +52,6 @@ pub struct Measure {
 enum ByOrder {
     PerPage,
     PerSection,
-    WholeImage,
 }
 
 impl ByOrder {
@@ -60,7 +59,6 @@ impl ByOrder {
         match self {
             Self::PerPage => Order::PerPage,
             Self::PerSection => Order::PerSection,
-            Self::WholeImage => Order::WholeImage,
         }
     }
 }

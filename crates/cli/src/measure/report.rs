@@ -3,11 +3,12 @@
 use std::io::Write;
 
 use anstream::stdout;
-use seamlock_tdvf::{LaunchPlan, Mrtd, Order, Region, Section, mrtd};
+use seamlock_tdvf::{LaunchPlan, Mrtd, Order, PAGE_SIZE, Region, Section, mrtd};
+use seamlock_wear::{Calls, Op};
 use serde::Serialize;
 
 use super::Comparison;
-use crate::launch::{Firmware, size};
+use crate::launch::{Firmware, recorded_region, size};
 use crate::style::{BAD, DIM, GOOD, HEAD};
 
 /// The JSON object. Fields are only ever added.
@@ -24,6 +25,8 @@ pub(super) struct Report {
     mrtd: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     expected: Option<ExpectedRow>,
+    /// What is added, page by page, for `seamlock diff`.
+    regions: Vec<seamlock_wear::Region>,
 }
 
 #[derive(Debug, Serialize)]
@@ -77,6 +80,7 @@ impl Report {
             extends: plan.extends(),
             mrtd: mrtd.to_string(),
             expected: comparison.map(expected),
+            regions: regions(firmware, order),
         }
     }
 
@@ -190,6 +194,35 @@ fn expected(comparison: &Comparison) -> ExpectedRow {
     }
 }
 
+/// The regions, with the calls that this order makes of each.
+fn regions(firmware: &Firmware, order: Order) -> Vec<seamlock_wear::Region> {
+    let Firmware { plan, image, .. } = firmware;
+    let calls = |region: &Region| {
+        let mut calls = Calls::default();
+        let add = |page: u64| (Op::Add, region.gpa + page * PAGE_SIZE);
+        let extend = |page: u64| {
+            let chunks = if region.measured { 16 } else { 0 };
+            (0..chunks).map(move |i| (Op::Extend, region.gpa + page * PAGE_SIZE + i * 256))
+        };
+        let mut push = |(op, gpa)| calls.push(op, gpa);
+        match order {
+            Order::PerPage => (0..region.pages).for_each(|page| {
+                push(add(page));
+                extend(page).for_each(&mut push);
+            }),
+            Order::PerSection | Order::WholeImage => {
+                (0..region.pages).map(add).for_each(&mut push);
+                (0..region.pages).flat_map(extend).for_each(&mut push);
+            }
+        }
+        calls
+    };
+    let regions = plan.regions.iter();
+    regions
+        .map(|region| recorded_region(plan, image, region, &calls(region)))
+        .collect()
+}
+
 fn rows(firmware: &Firmware, order: Order) -> Vec<Row> {
     let plan = &firmware.plan;
     let mut so_far = openssl::sha::Sha384::new();
@@ -198,7 +231,7 @@ fn rows(firmware: &Firmware, order: Order) -> Vec<Row> {
         .map(|(index, section)| {
             let region = plan.regions.iter().find(|r| r.section == index);
             let row = row(plan, &firmware.image, section, region);
-            let Some(region) = region.filter(|_| order != Order::WholeImage) else {
+            let Some(region) = region else {
                 return row;
             };
             mrtd::hashed_region(plan, &firmware.image, region, order, &mut |bytes| {

@@ -1,21 +1,43 @@
 //! KVM_MEMORY_ENCRYPT_OP of a TD, read along: what the VMM asked for, and what became of it.
 
-use openssl::sha::Sha384;
+use std::cell::RefCell;
+
 use seamlock_kvm::Host;
 use seamlock_kvm::file::Kind;
+use seamlock_kvm::observer::Seamcall;
 use seamlock_kvm::task::UserMemory;
 use seamlock_tdx_abi::kvm::{
-    KVM_MEMORY_ENCRYPT_OP, KVM_TDX_MEASURE_MEMORY_REGION, KvmTdxCmd, KvmTdxInitMemRegion,
-    KvmTdxInitVm, TdxCmdId,
+    KVM_MEMORY_ENCRYPT_OP, KVM_TDX_MEASURE_MEMORY_REGION, KvmCpuidEntry2, KvmTdxCmd,
+    KvmTdxInitMemRegion, KvmTdxInitVm, TdxCmdId,
 };
 use seamlock_tdx_abi::regs::Regs;
 use seamlock_tdx_abi::{FieldId, Hpa, Leaf, PAGE_SIZE, TdxStatus};
-use seamlock_wear::{Event, Parameters, Region};
+use seamlock_wear::{Calls, Contents, Event, Op, Parameters, Region};
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::hex;
 use crate::log::record;
 use crate::memory::Own;
+
+thread_local! {
+    /// What KVM_TDX_INIT_MEM_REGION, which the thread is in, has added and measured.
+    static CALLS: RefCell<Calls> = RefCell::default();
+}
+
+/// Takes note of a SEAMCALL that went into MRTD.
+pub fn measured(call: &Seamcall) {
+    let op = match call.leaf() {
+        Leaf::MEM_PAGE_ADD => Op::Add,
+        Leaf::MR_EXTEND => Op::Extend,
+        _ => return,
+    };
+    if call.status().is_error() {
+        return;
+    }
+    // The level is in the low bits, and always 0 here. A thread that ends has nothing to tell.
+    let gpa = call.input.rcx;
+    let _ = CALLS.try_with(|calls| calls.borrow_mut().push(op, gpa));
+}
 
 /// A command as the VMM gave it.
 #[derive(Debug)]
@@ -43,6 +65,7 @@ impl Command {
         };
         if TdxCmdId(cmd.id) == TdxCmdId::KVM_TDX_INIT_MEM_REGION {
             command.region = read(cmd.data)?;
+            let _ = CALLS.try_with(RefCell::take);
         }
         Some(command)
     }
@@ -83,14 +106,7 @@ impl Command {
         let Some(init) = read::<KvmTdxInitVm>(self.cmd.data) else {
             return;
         };
-        let parameters = Parameters {
-            attributes: init.attributes,
-            xfam: init.xfam,
-            mrconfigid: hex(init.mrconfigid.as_bytes()),
-            mrowner: hex(init.mrowner.as_bytes()),
-            mrownerconfig: hex(init.mrownerconfig.as_bytes()),
-            cpuid_entries: init.cpuid.nent,
-        };
+        let parameters = Parameters::of(&init, &self.cpuid(init.cpuid.nent));
         record(&Event::Init { vm, parameters });
     }
 
@@ -103,25 +119,45 @@ impl Command {
         if pages == 0 {
             return;
         }
+        let (contents, page_contents) = contents(self.region.source_addr, pages);
+        let calls = CALLS.try_with(RefCell::take).unwrap_or_default();
         record(&Event::Region(Region {
             vm,
             gpa: self.region.gpa,
             pages,
             measured: self.cmd.flags & KVM_TDX_MEASURE_MEMORY_REGION != 0,
-            contents: contents(self.region.source_addr, pages).unwrap_or_default(),
+            contents,
+            page_contents,
+            calls: calls.text(self.region.gpa),
         }));
+    }
+
+    /// The CPUID entries behind KVM_TDX_INIT_VM's structure.
+    fn cpuid(&self, entries: u32) -> Vec<KvmCpuidEntry2> {
+        let first = self.cmd.data.wrapping_add(size_of::<KvmTdxInitVm>() as u64);
+        let entry = |i: u64| {
+            let at = first.wrapping_add(i * size_of::<KvmCpuidEntry2>() as u64);
+            read(at)
+        };
+        (0..u64::from(entries)).map_while(entry).collect()
     }
 }
 
-/// SHA-384 of pages of the VMM's memory.
-fn contents(addr: u64, pages: u64) -> Option<String> {
-    let mut hash = Sha384::new();
+/// SHA-384 of pages of the VMM's memory, of all and of each. Nothing when they can't be read any more.
+fn contents(addr: u64, pages: u64) -> (String, String) {
+    let mut contents = Contents::default();
     let mut page = [0; PAGE_SIZE as usize];
     for i in 0..pages {
-        Own.read(addr.wrapping_add(i * PAGE_SIZE), &mut page).ok()?;
-        hash.update(&page);
+        if Own
+            .read(addr.wrapping_add(i * PAGE_SIZE), &mut page)
+            .is_err()
+        {
+            return <(String, String)>::default();
+        }
+        contents.page(&page);
     }
-    Some(hex(&hash.finish()))
+    let (whole, digests) = contents.finish();
+    (whole, digests.to_string())
 }
 
 /// MRTD as the module tells the host, past KVM's counters.
