@@ -1,14 +1,18 @@
 //! Executions that violate something, in a form for people.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::panic::Location;
 
 use seamlock_sync::{Action, Name, Outcome};
 
 use crate::engine::Engine;
+use crate::object::acquires;
+use crate::outline;
 use crate::print;
 use crate::scenario::{Holder, Violation};
 use crate::schedule::Schedule;
+use crate::story::{Legend, Span};
 
 /// An execution that violates something, re-ordered to few switches and run again to be sure.
 #[derive(Clone, Debug)]
@@ -25,6 +29,10 @@ pub struct Counterexample {
     pub waiting: Vec<Waiting>,
     /// Who held what then.
     pub held: Vec<(Name, Vec<Holder>)>,
+    /// The calls that the threads were in.
+    pub spans: Vec<Span>,
+    /// What people call objects whose name says less.
+    pub called: BTreeMap<Name, String>,
 }
 
 /// One operation of a counterexample.
@@ -42,6 +50,8 @@ pub struct Shown {
     pub outcome: Outcome,
     /// Where in the source.
     pub site: &'static Location<'static>,
+    /// The function that this is in, as people know it.
+    pub function: Option<String>,
     /// Who held the object, if it was busy.
     pub busy_by: Vec<Holder>,
 }
@@ -61,7 +71,69 @@ pub struct Waiting {
     pub holders: Vec<Holder>,
 }
 
+impl Shown {
+    /// Whether it did not get a lock or a lock word. A cell that held another value refuses nothing.
+    pub fn is_refused(&self) -> bool {
+        self.outcome == Outcome::Busy && self.action != Action::Update
+    }
+}
+
 impl Counterexample {
+    /// What an object is called.
+    pub fn object(&self, name: &Name) -> String {
+        let known = self.called.get(name);
+        known.map_or_else(|| name.to_string(), String::clone)
+    }
+
+    /// The innermost call that a thread is in when it does operation number `index`.
+    pub fn span_of(&self, thread: usize, index: usize) -> Option<&Span> {
+        let has = |span: &&Span| span.has(thread, index);
+        self.spans.iter().filter(has).max_by_key(|span| span.depth)
+    }
+
+    /// Its lines, with what does not matter folded away.
+    pub fn outline(&self) -> Vec<outline::Row> {
+        outline::outline(self)
+    }
+
+    /// How long each lock was held, in the order of acquisition.
+    pub fn holds(&self) -> Vec<Hold> {
+        let mut holds: Vec<Hold> = Vec::new();
+        for (index, step) in self.steps.iter().enumerate() {
+            let mine = |hold: &&mut Hold| {
+                hold.until.is_none() && hold.name == step.name && hold.thread == step.thread
+            };
+            if gives_back(step)
+                && let Some(hold) = holds.iter_mut().rev().find(mine)
+            {
+                hold.until = Some(index);
+            }
+            if acquires(step.action, step.outcome) {
+                holds.push(Hold {
+                    thread: step.thread,
+                    name: step.name,
+                    alone: alone(step.action),
+                    from: index,
+                    until: None,
+                });
+            }
+        }
+        holds
+    }
+
+    pub(crate) fn explain_names(&mut self, legend: &dyn Legend) {
+        for step in &mut self.steps {
+            step.function = legend.function(step.site);
+        }
+        let steps = self.steps.iter().map(|step| step.name);
+        let waits = self.waiting.iter().map(|wait| wait.name);
+        let held = self.held.iter().map(|held| held.0);
+        let all = steps.chain(waits).chain(held);
+        self.called = all
+            .filter_map(|name| Some((name, legend.object(&name)?)))
+            .collect();
+    }
+
     /// The name of a thread, or of the set-up.
     pub fn thread_name(&self, holder: Holder) -> &str {
         let name = holder.thread.and_then(|thread| self.threads.get(thread));
@@ -69,9 +141,60 @@ impl Counterexample {
     }
 }
 
+/// What happens in a counterexample, without what is violated and the schedule. `{:#}` lists every
+/// operation.
+#[derive(Clone, Copy, Debug)]
+pub struct Story<'a>(pub &'a Counterexample);
+
+impl fmt::Display for Story<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if f.alternate() {
+            print::text(self.0, f)
+        } else {
+            outline::text(self.0, f)
+        }
+    }
+}
+
+/// A lock that a thread held for a while.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hold {
+    /// The thread.
+    pub thread: usize,
+    /// The lock.
+    pub name: Name,
+    /// Whether it held it alone.
+    pub alone: bool,
+    /// The operation that took it.
+    pub from: usize,
+    /// The operation that gave it back, if that was before the violation.
+    pub until: Option<usize>,
+}
+
+fn alone(action: Action) -> bool {
+    let shared = [Action::LockShared, Action::TryShared, Action::Demote];
+    !shared.contains(&action)
+}
+
+fn gives_back(step: &Shown) -> bool {
+    use Action::{Demote, Promote, ReleaseExclusive, ReleaseShared, Unlock, UnlockShared};
+    match step.action {
+        Unlock | UnlockShared | ReleaseExclusive | ReleaseShared | Demote => true,
+        Promote => step.outcome != Outcome::Busy,
+        _ => false,
+    }
+}
+
+/// In columns, with calls folded; `{:#}` lists every operation.
 impl fmt::Display for Counterexample {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        print::text(self, f)
+        writeln!(f, "refuted: {}", self.violation)?;
+        writeln!(f, "replay: {}", self.schedule)?;
+        if f.alternate() {
+            write!(f, "{:#}", Story(self))
+        } else {
+            write!(f, "{}", Story(self))
+        }
     }
 }
 

@@ -289,7 +289,7 @@ impl Engine {
         } else {
             Verdict::Go
         };
-        self.reporter.steps(self.log.len());
+        self.reporter.move_to(self.log.len(), slot);
         self.running = slot;
         Some(slot)
     }

@@ -1,6 +1,7 @@
 //! From an execution that violates something to one that people can follow.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use crate::counterexample::{Counterexample, Shown, Waiting, waiting};
@@ -8,9 +9,10 @@ use crate::engine::Engine;
 use crate::follow::{Divergence, Follow};
 use crate::linear::{few_switches, past_of, switches};
 use crate::object::NONE;
-use crate::scenario::{Found, Holder, Oracle, Scenario, Setup, Step, View, Violation};
+use crate::scenario::{Found, Holder, Oracle, Reporter, Scenario, Setup, Step, View, Violation};
 use crate::sched::{Ran, Scheduler};
 use crate::schedule::Schedule;
+use crate::story::{self, Legend, Mark, Plain};
 use crate::strategy::Strategy;
 use crate::verdict::CheckError;
 use seamlock_sync::{Name, Outcome};
@@ -167,6 +169,8 @@ struct Rerun {
     ran: Ran,
     diverged: Option<Divergence>,
     tape: Rc<RefCell<Tape>>,
+    marks: Vec<Mark>,
+    legend: Box<dyn Legend>,
 }
 
 #[derive(Default)]
@@ -208,6 +212,7 @@ impl Oracle for Recorder {
             arg: step.op.arg,
             outcome: step.outcome,
             site: step.op.site,
+            function: None,
             busy_by,
         });
         None
@@ -234,13 +239,17 @@ impl Rerun {
         let tape = Rc::new(RefCell::new(Tape::default()));
         let follow = Follow::new(schedule.clone(), strict);
         let scheduler = Scheduler::new(Strategy::Follow(follow), steps);
+        let told = RefCell::new((Reporter::default(), None));
         let ran = scheduler.run(&|setup: &mut Setup| {
             setup.oracle(Recorder {
                 tape: tape.clone(),
                 snapshot,
             });
+            setup.reporter().show();
             scenario(setup);
+            *told.borrow_mut() = (setup.reporter(), setup.legend.take());
         })?;
+        let (reporter, legend) = told.into_inner();
         let diverged = scheduler.with(|engine| {
             let steps = engine.log.len();
             let Strategy::Follow(follow) = &mut engine.strategy else {
@@ -254,6 +263,8 @@ impl Rerun {
             ran,
             diverged,
             tape,
+            marks: reporter.marks(),
+            legend: legend.unwrap_or_else(|| Box::new(Plain)),
         })
     }
 
@@ -298,7 +309,7 @@ impl Rerun {
             if ended {
                 (tape.waiting, tape.held) = (waiting(engine), held(engine));
             }
-            Counterexample {
+            let mut example = Counterexample {
                 violation: found.violation.clone(),
                 schedule: schedule_of(engine, &tape, found.after),
                 waiting: tape.waiting.clone(),
@@ -309,7 +320,11 @@ impl Rerun {
                     .map(|thread| thread.name.clone())
                     .collect(),
                 steps: tape.steps.iter().take(found.after).cloned().collect(),
-            }
+                spans: story::spans(&self.marks, found.after),
+                called: BTreeMap::new(),
+            };
+            example.explain_names(&*self.legend);
+            example
         })
     }
 

@@ -1,4 +1,4 @@
-//! Counterexamples as text: one column per thread, time downwards.
+//! Counterexamples as text, every operation of them: one column per thread, time downwards.
 
 use std::fmt::{self, Formatter};
 
@@ -10,10 +10,8 @@ use crate::scenario::Holder;
 /// Columns wider than this in all are folded into one.
 const WIDEST: usize = 150;
 
-/// Writes a counterexample.
+/// Writes what happens in a counterexample.
 pub(crate) fn text(example: &Counterexample, f: &mut Formatter<'_>) -> fmt::Result {
-    writeln!(f, "refuted: {}", example.violation)?;
-    writeln!(f, "replay: {}", example.schedule)?;
     let rows: Vec<(usize, String)> = example
         .steps
         .iter()
@@ -34,6 +32,7 @@ pub(crate) fn text(example: &Counterexample, f: &mut Formatter<'_>) -> fmt::Resu
         writeln!(f, "      {}", waits(example, wait))?;
     }
     for (name, holders) in &example.held {
+        let name = example.object(name);
         writeln!(f, "      {name} is held by {}", list(example, holders))?;
     }
     Ok(())
@@ -95,10 +94,11 @@ fn folded(
 }
 
 /// One operation, as it stands in a column.
-fn line(example: &Counterexample, step: &Shown) -> String {
+pub(crate) fn line(example: &Counterexample, step: &Shown) -> String {
     let verb = verb(step.action);
-    let name = step.name;
+    let name = example.object(&step.name);
     match step.outcome {
+        Outcome::Busy if !step.is_refused() => format!("{verb} {name}: it is another value"),
         Outcome::Busy => format!("{verb} {name} BUSY: {}", list(example, &step.busy_by)),
         Outcome::Interrupted => format!("{verb} {name} interrupted"),
         Outcome::Value(value) => match step.action {
@@ -112,20 +112,21 @@ fn line(example: &Counterexample, step: &Shown) -> String {
     }
 }
 
-fn waits(example: &Counterexample, wait: &Waiting) -> String {
+pub(crate) fn waits(example: &Counterexample, wait: &Waiting) -> String {
     let name = &example.threads[wait.thread];
     if !wait.blocked {
-        return format!("{name} is about to {} {}", verb(wait.action), wait.name);
+        let object = example.object(&wait.name);
+        return format!("{name} is about to {} {object}", verb(wait.action));
     }
     let by = list(example, &wait.holders);
     format!(
         "{name} waits to {} {} (held by {by})",
         verb(wait.action),
-        wait.name
+        example.object(&wait.name)
     )
 }
 
-fn list(example: &Counterexample, holders: &[Holder]) -> String {
+pub(crate) fn list(example: &Counterexample, holders: &[Holder]) -> String {
     let one = |holder: &Holder| {
         let mode = if holder.alone { "" } else { " (shared)" };
         format!("{}{mode}", example.thread_name(*holder))

@@ -2,11 +2,14 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 
 use seamlock_sync::{Name, Op, Outcome, Private};
 
+use crate::clock::MAX_THREADS;
 use crate::engine::Engine;
+use crate::object::SETUP;
+use crate::story::{Legend, Mark};
 
 /// Something that must not happen, and did.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,28 +56,80 @@ pub(crate) struct Found {
     pub(crate) violation: Violation,
 }
 
-/// Reports violations from inside the scenario's own code. Clones report to the same place.
+/// What the scenario's own code is in touch with the checker by. Clones are in touch with the same.
 #[derive(Clone, Debug, Default)]
-pub struct Reporter {
-    found: Arc<Private<Vec<Found>>>,
-    steps: Arc<AtomicUsize>,
+pub struct Reporter(Arc<Reported>);
+
+#[derive(Debug, Default)]
+struct Reported {
+    found: Private<Vec<Found>>,
+    // How many operations were done, times 16, and the thread that goes on.
+    at: AtomicUsize,
+    shown: AtomicBool,
+    marks: Private<Vec<Mark>>,
 }
 
 impl Reporter {
     /// This must not happen, and did, in the operation that the thread did last.
     pub fn report(&self, violation: Violation) {
-        let after = self.steps.load(Relaxed);
-        self.found
+        let (after, _) = self.at();
+        self.0
+            .found
             .with(|found| found.push(Found { after, violation }));
     }
 
+    /// Whether this execution is shown to people, and [`begin`](Reporter::begin) and
+    /// [`end`](Reporter::end) are of use.
+    pub fn is_shown(&self) -> bool {
+        self.0.shown.load(Relaxed)
+    }
+
+    /// The running thread begins to do this, within what it has begun and not ended.
+    pub fn begin(&self, what: impl Into<String>) {
+        self.mark(true, what);
+    }
+
+    /// What the running thread began last has ended, so.
+    pub fn end(&self, how: impl Into<String>) {
+        self.mark(false, how);
+    }
+
+    fn mark(&self, begins: bool, text: impl Into<String>) {
+        let (after, thread) = self.at();
+        if !self.is_shown() || thread >= MAX_THREADS {
+            return;
+        }
+        let text = text.into();
+        let mark = Mark {
+            thread,
+            after,
+            begins,
+            text,
+        };
+        self.0.marks.with(|marks| marks.push(mark));
+    }
+
+    fn at(&self) -> (usize, usize) {
+        let at = self.0.at.load(Relaxed);
+        (at / 16, at % 16)
+    }
+
     #[inline]
-    pub(crate) fn steps(&self, done: usize) {
-        self.steps.store(done, Relaxed);
+    pub(crate) fn move_to(&self, done: usize, thread: u8) {
+        self.0.at.store(done * 16 + usize::from(thread), Relaxed);
+    }
+
+    pub(crate) fn show(&self) {
+        self.move_to(0, SETUP);
+        self.0.shown.store(true, Relaxed);
+    }
+
+    pub(crate) fn marks(&self) -> Vec<Mark> {
+        self.0.marks.with(|marks| marks.clone())
     }
 
     pub(crate) fn take(&self) -> Vec<Found> {
-        self.found.with(std::mem::take)
+        self.0.found.with(std::mem::take)
     }
 }
 
@@ -167,6 +222,7 @@ pub struct Setup {
     pub(crate) oracles: Vec<Box<dyn Oracle>>,
     pub(crate) ends: Vec<AtEnd>,
     pub(crate) reporter: Reporter,
+    pub(crate) legend: Option<Box<dyn Legend>>,
 }
 
 impl Setup {
@@ -198,6 +254,11 @@ impl Setup {
     /// Judges the state when all threads have ended.
     pub fn at_end(&mut self, judge: impl FnOnce() -> Option<Violation> + 'static) {
         self.ends.push(Box::new(judge));
+    }
+
+    /// The words to show an execution in.
+    pub fn legend(&mut self, legend: impl Legend + 'static) {
+        self.legend = Some(Box::new(legend));
     }
 
     /// Where the scenario's own code reports violations.

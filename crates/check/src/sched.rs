@@ -76,6 +76,7 @@ impl Scheduler {
             oracles,
             ends,
             reporter,
+            legend: _,
         } = setup;
         if bodies.len() > MAX_THREADS {
             return Err(CheckError::TooManyThreads(bodies.len()));
@@ -121,7 +122,10 @@ impl Scheduler {
         // Something to choose from.
         self.phase.set(Phase::Start);
         for slot in 0..threads {
-            self.with(|engine| engine.running = slot as u8);
+            self.with(|engine| {
+                engine.running = slot as u8;
+                engine.reporter.move_to(0, slot as u8);
+            });
             self.resume(slot);
         }
         self.phase.set(Phase::Threads);

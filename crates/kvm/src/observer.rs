@@ -53,6 +53,10 @@ pub trait Observer: Send + Sync + fmt::Debug {
     fn watches_seamcalls(&self) -> bool {
         true
     }
+    /// A SEAMCALL is about to be made, with these registers.
+    fn seamcall_begins(&self, input: &Regs) {
+        let _ = input;
+    }
     /// A SEAMCALL came back.
     fn seamcall(&self, call: &Seamcall) {
         let _ = call;

@@ -15,6 +15,7 @@ pub mod checked;
 pub mod machine;
 pub mod oracle;
 pub mod scene;
+pub mod words;
 
 pub use act::Act;
 pub use catalogue::{COLUMNS, RACES, Race, race};

@@ -8,32 +8,53 @@ use seamlock_check::{Oracle, Reporter, Step, View, Violation};
 use seamlock_kvm::Kvm;
 use seamlock_kvm::bug::{Bug, What};
 use seamlock_kvm::locks::cells;
-use seamlock_kvm::observer::Observer;
+use seamlock_kvm::observer::{Observer, Seamcall};
 use seamlock_kvm::tdx::TdState;
 use seamlock_sync::{Action, Outcome};
+use seamlock_tdx_abi::TdxStatus;
 use seamlock_tdx_abi::kvm::Errno;
+use seamlock_tdx_abi::regs::Regs;
 
 use crate::act::Answer;
 use crate::machine::Machine;
 use crate::scene::{Actor, Answers, Counts};
+use crate::words::Words;
 
 /// KVM found itself or the module broken: a SEAMCALL failed that can't, or a condition of KVM's own.
 #[derive(Debug)]
 pub struct Bugs {
     reporter: Reporter,
     counts: Counts,
+    words: Words,
 }
 
 impl Bugs {
-    /// Reports the bugs that count.
-    pub fn new(reporter: Reporter, counts: Counts) -> Bugs {
-        Bugs { reporter, counts }
+    /// Reports the bugs that count, and tells `words` what pages become.
+    pub fn new(reporter: Reporter, counts: Counts, words: Words) -> Bugs {
+        Bugs {
+            reporter,
+            counts,
+            words,
+        }
     }
 }
 
 impl Observer for Bugs {
     fn watches_seamcalls(&self) -> bool {
-        false
+        self.reporter.is_shown()
+    }
+
+    fn seamcall_begins(&self, input: &Regs) {
+        self.words.see(input);
+        self.reporter.begin(input.leaf().to_string());
+    }
+
+    fn seamcall(&self, call: &Seamcall) {
+        let status = call.status();
+        self.reporter.end(match status {
+            TdxStatus::SUCCESS => String::new(),
+            status => status.to_string(),
+        });
     }
 
     fn bug(&self, bug: &Bug) {
@@ -151,7 +172,7 @@ fn cause(actor: &Actor, answer: &Option<Answer>) -> String {
     }
 }
 
-fn shown(answer: &Option<Answer>) -> String {
+pub(crate) fn shown(answer: &Option<Answer>) -> String {
     match answer {
         None => "no answer".to_owned(),
         Some(Answer {

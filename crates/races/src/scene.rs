@@ -15,6 +15,7 @@ use seamlock_tdx_abi::TdxStatus;
 use crate::act::{Act, Answer, Ready};
 use crate::machine::{Machine, Start};
 use crate::oracle::{self, Told};
+use crate::words::Words;
 
 /// One thread of a scene.
 #[derive(Clone, Copy, Debug)]
@@ -102,7 +103,9 @@ impl Staged {
     /// Builds the scenario. The set-up runs unseen: it ends with every lock free.
     pub fn build(&self, setup: &mut Setup) {
         let _unseen = Unseen(install(None));
-        let observer = oracle::Bugs::new(setup.reporter(), self.scene.counts);
+        let words = Words::default();
+        let observer = oracle::Bugs::new(setup.reporter(), self.scene.counts, words.clone());
+        setup.legend(words);
         let built = Machine::build(self.discipline, Some(Arc::new(observer)), self.scene.start);
         let machine = match built {
             Ok(machine) => Rc::new(machine),
@@ -116,8 +119,11 @@ impl Staged {
         let answers: Rc<RefCell<Answers>> = Rc::new(RefCell::new(vec![None; ready.len()]));
         for (at, (ready, actor)) in ready.into_iter().zip(self.scene.actors).enumerate() {
             let (machine, answers) = (machine.clone(), answers.clone());
+            let reporter = setup.reporter();
             setup.thread(actor.name, move || {
+                reporter.begin(actor.act.name());
                 let answer = ready.run(&machine, actor.cpu);
+                reporter.end(oracle::shown(&Some(answer)));
                 answers.borrow_mut()[at] = Some(answer);
             });
         }

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use seamlock_check::{Options, Setup, Verdict, WalkKind, check, survey};
+use seamlock_check::{Options, Setup, Verdict, WalkKind, What, check, survey};
 use seamlock_kvm::discipline::by_name;
 use seamlock_races::{COLUMNS, Finding, RACES, Staged, check_race, race};
+use seamlock_sync::Outcome;
 
 fn options() -> Options {
     let mut options = Options {
@@ -107,4 +108,37 @@ fn a_counterexample_is_what_its_schedule_replays_to() {
     let again = seamlock_check::replay(&build, &schedule, 20_000).expect("a replay");
     assert_eq!(again.diverged, None);
     assert_eq!(again.violations.first(), Some(&example.violation));
+}
+
+#[test]
+fn a_counterexample_tells_which_call_lost_which_operand_to_whom() {
+    let scene = race("R10'").expect("a race").scenes[0];
+    let staged = Staged::new(scene, by_name("slots").expect("a discipline")).expect("a TD");
+    let report = check(&|setup: &mut Setup| staged.build(setup), &options()).expect("a check");
+    let Verdict::Refuted(example) = report.verdict else {
+        panic!("R10' is open in slots: {}", report.verdict);
+    };
+    let text = example.to_string();
+    for words in [
+        "KVM_TDX_INIT_VCPU",
+        "TDH.VP.ADDCX × 5",
+        "TDH.VP.FLUSH, has TDR shared …",
+        "BUSY: try exclusive TDR, held by vcpu0 (shared) in TDH.VP.FLUSH",
+        "TDH.VP.INIT → TDX_OPERAND_BUSY(TDR)",
+        "lock (killable) vcpu1->mutex  [kvm_vcpu_ioctl]",
+        "vcpu0 is in KVM_GET_TSC_KHZ, TDH.VP.FLUSH",
+        "vcpu1 holds vcpu1->mutex, kvm->slots_lock",
+    ] {
+        assert!(text.contains(words), "{words:?} is not in\n{text}");
+    }
+    let shorter = text.lines().count() * 3;
+    assert!(shorter < example.steps.len(), "{text}");
+    let busy = example
+        .outline()
+        .into_iter()
+        .find(|row| row.what == What::Busy);
+    assert_eq!(
+        busy.map(|row| example.steps[row.first].outcome),
+        Some(Outcome::Busy)
+    );
 }

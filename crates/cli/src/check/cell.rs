@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use seamlock_check::Counterexample;
+use seamlock_check::{Counterexample, Story};
 use seamlock_kvm::Discipline;
 use seamlock_races::{Checked, Finding, Race};
 use serde::Serialize;
 
-use super::place::Place;
+use super::place::{Place, quoted};
 use crate::style;
 
 /// What a check came to.
@@ -113,8 +113,8 @@ impl Cell {
         }
     }
 
-    /// Prints it in full.
-    pub fn print(&self) {
+    /// Prints it, and what goes wrong: in outline, or every operation of it.
+    pub fn print(&self, steps: bool) {
         let look = match self.verdict {
             Answer::Proved => style::GOOD,
             _ => style::BAD,
@@ -131,8 +131,11 @@ impl Cell {
             self.ms,
         );
         if let (Some(replay), Some(example)) = (&self.replay, &self.example) {
-            anstream::print!("{example}");
-            anstream::println!("again: seamlock check --replay '{replay}'\n");
+            match steps {
+                true => anstream::print!("{:#}", Story(example)),
+                false => anstream::print!("{}", Story(example)),
+            }
+            anstream::println!("again: seamlock check --replay {}\n", quoted(replay));
         }
     }
 

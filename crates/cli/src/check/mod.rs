@@ -43,6 +43,9 @@ pub struct Check {
     /// One line of JSON for each race and discipline
     #[arg(long)]
     json: bool,
+    /// Show every operation of what goes wrong, and not only an outline
+    #[arg(long)]
+    steps: bool,
     /// Do again what a counterexample's replay line says
     #[arg(long, value_name = "STRING", conflicts_with_all = ["scenario", "discipline", "all"])]
     replay: Option<String>,
@@ -55,7 +58,7 @@ impl Check {
     /// Runs the command.
     pub fn run(&self) -> anyhow::Result<ExitCode> {
         if let Some(line) = &self.replay {
-            return replay::replay(line);
+            return replay::replay(line, self.steps);
         }
         let (races, scene) = self.races()?;
         let disciplines = self.disciplines()?;
@@ -137,7 +140,7 @@ impl Check {
         }
         for cell in cells {
             if !self.all || cell.as_known == Some(false) {
-                cell.print();
+                cell.print(self.steps);
             }
         }
     }

@@ -78,6 +78,12 @@ pub fn split(line: &str) -> Result<(Place, &str), BadInput> {
     Ok((place.parse()?, schedule))
 }
 
+/// A replay line as one word of a shell; some names have an apostrophe.
+pub fn quoted(line: &str) -> String {
+    let quote = if line.contains('\'') { '"' } else { '\'' };
+    format!("{quote}{line}{quote}")
+}
+
 /// The discipline of this name.
 ///
 /// # Errors

@@ -2,13 +2,16 @@
 
 use std::process::ExitCode;
 
-use seamlock_check::{CheckError, Options, Schedule};
+use seamlock_check::{CheckError, Options, Schedule, Story};
 
 use super::place;
 use crate::failure::BadInput;
+use crate::style;
 
 /// Does again what a replay line says: `NAME@DISCIPLINE SCHEDULE`.
-pub fn replay(line: &str) -> anyhow::Result<ExitCode> {
+///
+/// Exit code 1 when it goes wrong again, 0 when it does not, 3 when the code has left the schedule.
+pub fn replay(line: &str, every_step: bool) -> anyhow::Result<ExitCode> {
     let (place, schedule) = place::split(line)?;
     let ready = place.stage()?;
     let schedule: Schedule = schedule
@@ -16,17 +19,30 @@ pub fn replay(line: &str) -> anyhow::Result<ExitCode> {
         .map_err(|error: CheckError| BadInput(error.to_string()))?;
     let steps = Options::default().budget.steps;
     let again = seamlock_check::replay(&*ready, &schedule, steps)?;
-    if let Some(diverged) = &again.diverged {
-        anstream::println!("the code no longer does what the schedule says: {diverged}");
-    }
-    if let Some(example) = &again.example {
-        anstream::print!("{example}");
+    let look = |style: anstyle::Style, text: &str| {
+        anstream::println!("{}{text}{}", style.render(), style.render_reset());
+    };
+    match (&again.diverged, schedule.len()) {
+        (Some(diverged), of) => {
+            look(style::BAD, "the code no longer does what the schedule says");
+            anstream::println!("of {of} operations, {diverged}");
+        }
+        (None, of) => look(
+            style::GOOD,
+            &format!("all {of} operations of the schedule came as it says"),
+        ),
     }
     for violation in &again.violations {
-        anstream::println!("{violation}");
+        look(style::BAD, &violation.to_string());
     }
     if again.violations.is_empty() {
         anstream::println!("nothing is wrong in this execution");
+    }
+    if let Some(example) = &again.example {
+        match every_step {
+            true => anstream::print!("{:#}", Story(example)),
+            false => anstream::print!("{}", Story(example)),
+        }
     }
     let code = match (again.violations.is_empty(), &again.diverged) {
         (false, _) => 1,

@@ -290,6 +290,9 @@ impl Host {
         regs: &mut Regs,
     ) -> After {
         let input = *regs;
+        if let Some(observer) = observer {
+            observer.seamcall_begins(&input);
+        }
         let nth = self.counters.made(regs.leaf()) + 1;
         let upcoming = Upcoming {
             cpu,
