@@ -10,18 +10,22 @@ fn main() -> io::Result<()> {
     println!("cargo::rerun-if-changed=src");
     let mut files = Vec::new();
     collect(Path::new("src"), &mut files)?;
-    files.sort();
+    // As text, which is how they are looked for.
+    files.sort_by_key(|file| name_of(file));
     let mut table = String::from("&[\n");
     for file in files {
         let rows = functions(&fs::read_to_string(&file)?);
         if !rows.is_empty() {
-            let path = file.to_string_lossy().replace('\\', "/");
-            let _ = writeln!(table, "    ({path:?}, &{rows:?}),");
+            let _ = writeln!(table, "    ({:?}, &{rows:?}),", name_of(&file));
         }
     }
     table.push(']');
     let out = std::env::var_os("OUT_DIR").ok_or(io::ErrorKind::NotFound)?;
     fs::write(Path::new(&out).join("kernel_functions.rs"), table)
+}
+
+fn name_of(file: &Path) -> String {
+    file.to_string_lossy().replace('\\', "/")
 }
 
 fn collect(folder: &Path, files: &mut Vec<PathBuf>) -> io::Result<()> {

@@ -120,7 +120,16 @@ fn only_looks(action: Action) -> bool {
     use Action::*;
     matches!(
         action,
-        Load | LockShared | UnlockShared | TryShared | ReleaseShared | Enter | Leave | Point | Wait | WaitUninterruptible | AwaitChange
+        Load | LockShared
+            | UnlockShared
+            | TryShared
+            | ReleaseShared
+            | Enter
+            | Leave
+            | Point
+            | Wait
+            | WaitUninterruptible
+            | AwaitChange
     )
 }
 
