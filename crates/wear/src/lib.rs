@@ -12,6 +12,7 @@ mod line;
 mod pages;
 mod record;
 mod settings;
+mod summary;
 
 pub use event::{Count, Event, Parameters, Refusal, Region};
 pub use inject::{Injection, Target};
@@ -19,3 +20,4 @@ pub use line::{Line, Span, write_perfetto};
 pub use pages::{Calls, Contents, Digests, Op, Run};
 pub use record::{Record, read_records, read_traces};
 pub use settings::{SETTINGS_FILE, SETTINGS_VARIABLE, Settings};
+pub use summary::{Process, Refused, Step, Summary, Vm};

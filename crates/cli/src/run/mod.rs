@@ -13,13 +13,13 @@ use std::process::{Child, Command, ExitCode, ExitStatus};
 use anyhow::{Context, Result};
 use seamlock_kvm::discipline;
 use seamlock_kvm::guest::script;
-use seamlock_wear::{Injection, Settings, read_records, read_traces, write_perfetto};
+use seamlock_wear::{Injection, Settings, Summary, read_records, read_traces, write_perfetto};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 
 use crate::failure::BadInput;
 use dress::Dress;
-use summary::Summary;
+use summary::Shown;
 
 /// Run a VMM on a machine with TDX.
 ///
@@ -70,7 +70,7 @@ impl Run {
         let status = self.wear(&dress)?;
         let summary = Summary::of(&read_records(dress.dir())?);
         if !self.quiet {
-            anstream::eprint!("{summary}");
+            anstream::eprint!("{}", Shown(&summary));
         }
         if let Some(path) = &self.trace {
             write_trace(&dress, path).with_context(|| format!("writing {}", path.display()))?;
@@ -174,7 +174,7 @@ fn write_trace(dress: &Dress, path: &Path) -> Result<()> {
 /// The summary so far, of a VMM that still runs.
 fn show(dress: &Dress) {
     match read_records(dress.dir()) {
-        Ok(records) => anstream::eprint!("{}", Summary::of(&records)),
+        Ok(records) => anstream::eprint!("{}", Shown(&Summary::of(&records))),
         Err(error) => anstream::eprintln!("no summary: {error}"),
     }
 }

@@ -1,0 +1,54 @@
+//! alioth-cli, a VMM in Rust.
+
+use std::process::Command;
+
+use anyhow::{Result, bail};
+
+use super::cache::Cache;
+use super::case::{Case, Until};
+use super::qemu::IMAGES;
+use super::root::Root;
+
+/// The version that is installed.
+pub const VERSION: &str = "0.12.0";
+/// The crate.
+pub const CRATE: &str = "alioth-cli";
+
+/// Installs it into the root.
+pub fn install(cache: &Cache, root: &Root) -> Result<()> {
+    let built = cache.keep(&format!("{CRATE}-{VERSION}"), |dir| {
+        println!("clients: building {CRATE}, which takes two minutes");
+        let target = dir.join("target");
+        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        let output = Command::new(cargo)
+            .args(["install", "--locked", CRATE, "--version", VERSION, "--root"])
+            .arg(dir)
+            .env("CARGO_TARGET_DIR", &target)
+            .output()?;
+        if !output.status.success() {
+            bail!("{CRATE}: {}", String::from_utf8_lossy(&output.stderr));
+        }
+        Ok(std::fs::remove_dir_all(target)?)
+    })?;
+    root.put(&built.join("bin/alioth"), "usr/local/bin/alioth")
+}
+
+/// Its launch. It wants a terminal, which `script` gives it.
+pub fn cases() -> Vec<Case> {
+    let (package, firmware) = IMAGES[0];
+    let alioth = format!("alioth boot --coco tdx,attr=0x10000000 -f {firmware} -m size=512M");
+    vec![Case {
+        name: format!("alioth, {package}, 1 vCPU, 512 MiB"),
+        client: CRATE,
+        command: ["script", "-qec", &alioth, "/dev/null"]
+            .map(str::to_owned)
+            .to_vec(),
+        files: Vec::new(),
+        firmware,
+        memory: 512,
+        vcpus: 1,
+        tds: 1,
+        script: "fatal 0 done\n",
+        until: Until::GuestEnds,
+    }]
+}
