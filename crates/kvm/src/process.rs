@@ -7,10 +7,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use seamlock_sync::Private;
-use seamlock_tdx_abi::PAGE_SIZE;
 use seamlock_tdx_abi::kvm::{Errno, KVM_VCPU_MMAP_BYTES};
+use seamlock_tdx_abi::{Hpa, PAGE_SIZE};
 
 use crate::file::File;
+use crate::host::CachedFile;
 use crate::task::{Control, Fault, Files, RunPage, Task, UserMemory};
 
 /// Where mappings start.
@@ -24,6 +25,8 @@ enum Backing {
     Sparse(BTreeMap<u64, Box<[u8; PAGE_SIZE as usize]>>),
     /// A file's bytes, mapped privately and read-only.
     Bytes(Arc<[u8]>),
+    /// A file in the machine's page cache, mapped likewise.
+    Cached(Arc<CachedFile>),
 }
 
 #[derive(Debug)]
@@ -76,6 +79,11 @@ impl Process {
     /// Maps bytes, read-only, and returns where. The last page is filled up with zeros.
     pub fn map_bytes(&self, bytes: Arc<[u8]>) -> u64 {
         self.map_backing(bytes.len() as u64, Backing::Bytes(bytes))
+    }
+
+    /// Maps a file that is in the page cache, read-only, and returns where.
+    pub fn map_file(&self, file: Arc<CachedFile>) -> u64 {
+        self.map_backing(file.size(), Backing::Cached(file))
     }
 
     fn map_backing(&self, size: u64, backing: Backing) -> u64 {
@@ -154,6 +162,10 @@ impl UserMemory for Process {
             let out = &mut out[range];
             out.fill(0);
             let source = match &vma.backing {
+                Backing::Cached(file) => {
+                    file.read(offset, out);
+                    return Ok(());
+                }
                 Backing::Bytes(bytes) => tail(bytes, offset, out.len()),
                 Backing::Sparse(pages) => match pages.get(&(offset / PAGE_SIZE)) {
                     Some(page) => tail(&page[..], offset % PAGE_SIZE, out.len()),
@@ -183,6 +195,11 @@ impl UserMemory for Process {
         const ZERO: [u8; PAGE_SIZE as usize] = [0; PAGE_SIZE as usize];
         self.each_page(addr, PAGE_SIZE as usize, |vma, offset, _| {
             match &vma.backing {
+                Backing::Cached(file) => {
+                    let mut page = ZERO;
+                    file.read(offset, &mut page);
+                    sink(&page);
+                }
                 Backing::Bytes(bytes) => match tail(bytes, offset, PAGE_SIZE as usize) {
                     whole if whole.len() == PAGE_SIZE as usize => sink(whole),
                     part => {
@@ -200,6 +217,16 @@ impl UserMemory for Process {
                 }
             }
             Ok(())
+        })
+    }
+
+    fn frame(&self, addr: u64) -> Option<Hpa> {
+        self.memory.with(|memory| {
+            let (base, vma) = memory.vmas.range(..=addr).next_back()?;
+            match &vma.backing {
+                Backing::Cached(file) => file.page(addr - base),
+                Backing::Sparse(_) | Backing::Bytes(_) => None,
+            }
         })
     }
 }
@@ -288,5 +315,31 @@ mod tests {
         assert_eq!(seen, 904);
         assert_eq!(process.read_vec(at + 4999, 2), Ok(vec![7, 0]));
         assert_eq!(process.write(at, &[1]), Err(Fault));
+    }
+
+    #[test]
+    fn a_mapped_file_lies_in_the_machines_memory_and_reads_as_its_bytes() {
+        use seamlock_tdx_module::Platform;
+
+        let host = crate::Host::boot(Platform::sapphire_rapids(4 << 30, 1)).unwrap();
+        let bytes: Vec<u8> = (0..5000u32).map(|i| (i % 251) as u8).collect();
+        let file = Arc::new(CachedFile::load(&host, &bytes).unwrap());
+        let process = Process::new(1);
+        let at = process.map_file(file.clone());
+        assert_eq!(
+            process.read_vec(at + 4000, 1000),
+            Ok(bytes[4000..].to_vec())
+        );
+        assert_eq!(process.read_vec(at + 5000, 8), Ok(vec![0; 8]));
+        assert_eq!(process.read_vec(at + 2 * PAGE_SIZE, 1), Err(Fault));
+        assert_eq!(process.write(at, &[1]), Err(Fault));
+        let second = process.frame(at + PAGE_SIZE);
+        assert_eq!(second, file.page(PAGE_SIZE));
+        let mut first = [0; 8];
+        host.memory().read(second.unwrap(), &mut first).unwrap();
+        assert_eq!(first, bytes[4096..4104]);
+        assert_eq!(process.frame(at + 2 * PAGE_SIZE), None);
+        let anonymous = process.map(PAGE_SIZE);
+        assert_eq!(process.frame(anonymous), None);
     }
 }

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
 
 use seamlock_sync::{Action, Name, Section, announce};
-use seamlock_tdx_abi::PAGE_SIZE;
 use seamlock_tdx_abi::kvm::Errno;
+use seamlock_tdx_abi::{Hpa, PAGE_SIZE};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::error::{Error, Result, fail};
@@ -35,6 +35,12 @@ pub trait UserMemory {
         self.read(addr, &mut bytes)?;
         sink(&bytes);
         Ok(())
+    }
+    /// Where the page at `addr`, a multiple of 4096, lies in the machine's memory for as long as the
+    /// machine runs; None when it does not, as the memory of a real process.
+    fn frame(&self, addr: u64) -> Option<Hpa> {
+        let _ = addr;
+        None
     }
 }
 
@@ -256,18 +262,20 @@ impl<'a> Task<'a> {
         Ok(())
     }
 
-    /// `get_user_pages_fast` of one page for reading: shows its contents to `sink`.
+    /// `get_user_pages_fast` of one page for reading: where it lies, or else its contents are shown to
+    /// `sink`.
     pub(crate) fn pin_page(
         &self,
         addr: u64,
         site: &'static str,
         sink: &mut dyn FnMut(&[u8]),
-    ) -> Result<()> {
+    ) -> Result<Option<Hpa>> {
         let _mmap = Section::enter(locks::MMAP_LOCK.at(self.mm));
-        if self.memory.page(addr, sink).is_err() {
+        let frame = self.memory.frame(addr);
+        if frame.is_none() && self.memory.page(addr, sink).is_err() {
             return fail(Errno::EFAULT, site, "the source page is not mapped");
         }
-        Ok(())
+        Ok(frame)
     }
 }
 

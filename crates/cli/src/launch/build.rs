@@ -91,7 +91,7 @@ pub fn launch_on(
         let cpus = machine.host.cpus().len() as u32;
         let start = |i| VcpuThread::start(scope, machine, i % cpus);
         let threads: Vec<_> = (0..request.vcpus).map(start).collect();
-        let flash = machine.process.map_bytes(firmware.image.clone());
+        let flash = machine.map_image(&firmware.image);
         let (measured_part, record) = (&measured_part, &record);
         let done = Builder {
             machine,
@@ -257,21 +257,21 @@ impl<'s, 'm: 's> Builder<'_, 's, 'm> {
         supported: &[KvmCpuidEntry2],
     ) -> anyhow::Result<i32> {
         let m = self.machine;
-        let thread = &self.threads[index];
-        let fd = thread.run(move |task| m.ioctl(task, vm, KVM_CREATE_VCPU, index as u64))? as i32;
         let mut cpuid = supported.to_vec();
         for entry in cpuid.iter_mut().filter(|e| e.function == 1) {
             entry.ecx |= X2APIC;
             entry.ebx = entry.ebx & 0x00ff_ffff | (index as u32) << 24;
         }
-        thread.run(move |task| {
-            m.cpuid_at(0, |at| m.tdx(task, fd, TdxCmdId::KVM_TDX_GET_CPUID, 0, at))?;
+        let fd = self.threads[index].run(move |task| {
+            let fd = m.ioctl(task, vm, KVM_CREATE_VCPU, index as u64)?;
+            let id = TdxCmdId::KVM_TDX_GET_CPUID;
+            m.cpuid_at(0, |at| m.tdx(task, fd as i32, id, 0, at))?;
             let at = m.map_cpuid(&[], &cpuid);
-            let done = m.ioctl(task, fd, KVM_SET_CPUID2, at);
+            let done = m.ioctl(task, fd as i32, KVM_SET_CPUID2, at);
             m.process.unmap(at);
-            done
+            done.map(|_| fd)
         })?;
-        Ok(fd)
+        Ok(fd as i32)
     }
 
     /// A memslot on a guest_memfd of its own, private as a whole.
@@ -306,6 +306,8 @@ impl<'s, 'm: 's> Builder<'_, 's, 'm> {
         Ok(gmem)
     }
 
+    /// Everything through the first vCPU, but on the VMM's own thread, as QEMU does
+    /// (`target/i386/kvm/tdx.c`, `tdx_finalize_vm`).
     fn load_regions(&self, vcpu: i32) -> anyhow::Result<()> {
         let plan = &self.firmware.plan;
         let bar = progress::count("measuring", plan.pages_added());
@@ -339,12 +341,11 @@ impl<'s, 'm: 's> Builder<'_, 's, 'm> {
                 nr_pages: pages,
             };
             let flags = u32::from(region.measured) * KVM_TDX_MEASURE_MEMORY_REGION;
-            self.threads[0].run(move |task| {
-                let at = m.process.map_copy(call.as_mut_bytes());
-                let done = m.tdx(task, vcpu, TdxCmdId::KVM_TDX_INIT_MEM_REGION, flags, at);
-                m.process.unmap(at);
-                done
-            })?;
+            let at = m.process.map_copy(call.as_mut_bytes());
+            let id = TdxCmdId::KVM_TDX_INIT_MEM_REGION;
+            let loaded = m.tdx(self.task, vcpu, id, flags, at);
+            m.process.unmap(at);
+            loaded?;
             done += pages;
             bar.inc(pages);
         }

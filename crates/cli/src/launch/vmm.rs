@@ -1,8 +1,9 @@
 //! A VMM's side of KVM: raw request numbers, structures in user memory, descriptors.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use anyhow::{Context, anyhow};
+use seamlock_kvm::host::CachedFile;
 use seamlock_kvm::lockdep::Lockdep;
 use seamlock_kvm::task::{Files, UserMemory};
 use seamlock_kvm::{File, Host, Options, Process, Task, ioctl_fd};
@@ -33,6 +34,15 @@ pub struct Machine {
     pub journal: Arc<Journal>,
     /// The VMM's descriptor of `/dev/kvm`.
     pub kvm: i32,
+    /// The first image that was mapped, and the file that it is.
+    image: OnceLock<Image>,
+}
+
+/// A firmware image, and the file that it is in the machine's page cache if there is room.
+#[derive(Debug)]
+struct Image {
+    bytes: Arc<[u8]>,
+    file: Option<Arc<CachedFile>>,
 }
 
 impl Machine {
@@ -63,7 +73,20 @@ impl Machine {
             process,
             journal,
             kvm,
+            image: OnceLock::new(),
         })
+    }
+
+    /// Maps a firmware image, which is in the page cache from the first time on.
+    pub fn map_image(&self, image: &Arc<[u8]>) -> u64 {
+        let cached = self.image.get_or_init(|| Image {
+            bytes: image.clone(),
+            file: CachedFile::load(&self.host, image).map(Arc::new),
+        });
+        match &cached.file {
+            Some(file) if Arc::ptr_eq(&cached.bytes, image) => self.process.map_file(file.clone()),
+            _ => self.process.map_bytes(image.clone()),
+        }
     }
 
     /// `ioctl(2)` with a plain argument.

@@ -15,6 +15,7 @@ mod boot;
 mod cpu;
 mod hotplug;
 mod inject;
+mod page_cache;
 mod pages;
 mod sysinfo;
 mod tdmr;
@@ -39,6 +40,7 @@ use crate::vm::{Kvm, Teardown};
 pub use boot::BootError;
 pub use cpu::{Cpu, IrqsOff, ListCorruption, Listed};
 pub use inject::{Fault, Inject, Upcoming};
+pub use page_cache::CachedFile;
 pub use pages::{Owner, Pages};
 pub use sysinfo::{CpuidConfig, SysInfo};
 

@@ -26,6 +26,12 @@ pub struct Owner {
 }
 
 impl Owner {
+    /// The host's page cache.
+    pub const PAGE_CACHE: Owner = Owner {
+        vm: 0,
+        part: u64::MAX,
+    };
+
     /// The VM itself.
     pub const fn vm(vm: u64) -> Owner {
         Owner { vm, part: 0 }

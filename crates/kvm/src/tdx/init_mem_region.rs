@@ -4,6 +4,8 @@
 //! The VM-state guard, with the vCPU loaded; for each page `filemap_invalidate_lock` exclusively, and
 //! then what `post_populate` takes.
 
+use std::cell::Cell;
+
 use seamlock_tdx_abi::kvm::{Errno, KVM_TDX_MEASURE_MEMORY_REGION, KvmTdxCmd, KvmTdxInitMemRegion};
 use seamlock_tdx_abi::{Gpa, PAGE_SHIFT, PAGE_SIZE};
 
@@ -52,7 +54,7 @@ pub(super) fn tdx_vcpu_init_mem_region(
         let _ = crate::mmu::kvm_mmu_reload(task, kvm, vcpu);
     }
     let owner = Owner::vcpu(kvm.number, vcpu.born_at() as u64);
-    let Some(source) = kvm.host.alloc_page(owner) else {
+    let Some(bounce) = kvm.host.alloc_page(owner) else {
         return fail(Errno::ENOMEM, SITE, "memory is exhausted");
     };
     let measure = cmd.flags & KVM_TDX_MEASURE_MEMORY_REGION != 0;
@@ -61,11 +63,12 @@ pub(super) fn tdx_vcpu_init_mem_region(
         kvm,
         vcpu,
         guard,
-        source,
+        bounce,
+        source: Cell::new(bounce),
         measure,
     };
     let result = load.region(&mut region);
-    kvm.host.free_page(owner, source);
+    kvm.host.free_page(owner, bounce);
     task.put(cmd.data, &region, "tdx.c:3323 tdx_vcpu_init_mem_region")?;
     result
 }
@@ -115,14 +118,17 @@ impl Load<'_> {
         Ok(())
     }
 
-    /// `get_user_pages_fast` of the source page.
+    /// `get_user_pages_fast` of the source page. Where it lies outside of the machine's memory, it is
+    /// copied.
     #[inline]
     fn pin(&self, source_addr: u64) -> Result<()> {
         const SITE: &str = "virt/kvm/guest_memfd.c:903 kvm_gmem_populate";
-        let Some(frame) = self.kvm.host.memory().frame_mut(self.source) else {
+        let Some(bounce) = self.kvm.host.memory().frame_mut(self.bounce) else {
             return fail(Errno::ENOMEM, SITE, "the bounce page is not in memory");
         };
-        self.task
-            .pin_page(source_addr, SITE, &mut |bytes| frame.write_words(0, bytes))
+        let mut copy = |bytes: &[u8]| bounce.write_words(0, bytes);
+        let pinned = self.task.pin_page(source_addr, SITE, &mut copy)?;
+        self.source.set(pinned.unwrap_or(self.bounce));
+        Ok(())
     }
 }

@@ -6,6 +6,8 @@
 //! `mmu_lock` for reading. A premapped page enters the mirror under it, and the TD outside of it.
 //! MR.EXTEND always runs outside of `mmu_lock`.
 
+use std::cell::Cell;
+
 use seamlock_tdx_abi::kvm::Errno;
 use seamlock_tdx_abi::measure::EXTEND_CHUNK_BYTES;
 use seamlock_tdx_abi::{Gfn, Gpa, Hpa, Leaf as Seam, PAGE_SIZE, TdxStatus};
@@ -27,8 +29,10 @@ pub(super) struct Load<'a> {
     pub(super) kvm: &'a Kvm,
     pub(super) vcpu: &'a Vcpu,
     pub(super) guard: &'a VmStateGuard<'a>,
-    /// The page that the source is copied to: user memory is not in the machine's physical memory.
-    pub(super) source: Hpa,
+    /// The page that a source is copied to that does not lie in the machine's physical memory.
+    pub(super) bounce: Hpa,
+    /// The source of the page that is under way.
+    pub(super) source: Cell<Hpa>,
     pub(super) measure: bool,
 }
 
@@ -54,7 +58,7 @@ impl Load<'_> {
         if kvm.bug_on(busy, SITE, "a PAGE.ADD is under way already") {
             return fail(Errno::EIO, SITE, "a PAGE.ADD is under way already");
         }
-        kvm.tdx.page_add_src.store(self.source.0);
+        kvm.tdx.page_add_src.store(self.source.get().0);
         let result = self.map_private_pfn(page);
         kvm.tdx.page_add_src.store(0);
         result
@@ -98,7 +102,13 @@ impl Load<'_> {
         let Some(tdr) = kvm.tdx.tdr() else {
             return fail(Errno::EIO, SITE, "the TD has no TDR");
         };
-        let out = tdh_mem_page_add(kvm.on(task), tdr, page.gfn.gpa(), page.page, self.source);
+        let out = tdh_mem_page_add(
+            kvm.on(task),
+            tdr,
+            page.gfn.gpa(),
+            page.page,
+            self.source.get(),
+        );
         premapped_add_outcome(out)?;
         let none = kvm.tdx.nr_premapped.load() == 0;
         if !kvm.bug_on(none, SITE, "no premapped page is counted") {
