@@ -12,8 +12,8 @@ use seamlock_tdx_module::locks::{KOT, OP_STATE, PAMT_4K, SEPT_ENTRY};
 use seamlock_tdx_module::memory::{Frame, Memory};
 use seamlock_tdx_module::tables::{LockPath, LockUse, LockWord, locks_of};
 
-use super::Samples;
 use super::rig::{BARE_NEW, BARE_SOURCE};
+use super::{Measure, Samples};
 
 /// One SHA-384 block and a page, copied: what PAGE.ADD does.
 pub const PAGE_ADD: &str = "block of 128 bytes hashed, page copied";
@@ -107,11 +107,11 @@ pub struct Words {
 
 impl Words {
     /// Of version 0 of these leaves, by the table of locks: the words that they always take.
-    pub fn of(samples: &Samples, leaves: &[Leaf]) -> Words {
+    pub fn of(samples: &Samples, measure: Measure, leaves: &[Leaf]) -> Words {
         let all = leaves.iter().flat_map(|leaf| locks_of(*leaf, 0));
         let kinds = all.filter(|lock| lock.when.is_none()).flat_map(kinds);
         kinds.fold(Words::default(), |sum, (times, kind)| {
-            let ns = samples.median(kind.name()).unwrap_or(f64::NAN);
+            let ns = measure.of(samples, kind.name()).unwrap_or(f64::NAN);
             Words {
                 ns: sum.ns + times as f64 * ns,
                 rmw: sum.rmw + times * kind.rmw(),

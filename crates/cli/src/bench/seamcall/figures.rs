@@ -3,9 +3,9 @@
 use seamlock_tdx_abi::leaf::Leaf;
 use serde::Serialize;
 
-use super::Samples;
 use super::bare::{self, Words};
 use super::sequences::Replay;
+use super::{Measure, Samples};
 use crate::style::{BAD, DIM, GOOD, HEAD};
 
 /// PAGE.ADD and MR.EXTEND cost at most this much of their hash and copy.
@@ -164,7 +164,8 @@ impl Figures {
 impl Line {
     fn new(samples: &Samples, item: &Item) -> Option<Line> {
         let ns = samples.median(item.name)?;
-        let words = (!item.leaves.is_empty()).then(|| Words::of(samples, item.leaves));
+        let words =
+            (!item.leaves.is_empty()).then(|| Words::of(samples, Measure::Median, item.leaves));
         let locks_ns = words.map(|words| words.ns);
         let bare_ns = item.bare.and_then(|bare| samples.median(bare));
         let both = |(bare, locks): (f64, f64)| (bare + locks) / bare;
