@@ -7,6 +7,7 @@ mod big_pages;
 mod blocking;
 mod building;
 mod debugging;
+mod huge_pages;
 mod tables;
 mod watched;
 
