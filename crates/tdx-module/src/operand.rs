@@ -14,6 +14,7 @@ use seamlock_tdx_abi::status::TdxStatus;
 use crate::Module;
 use crate::locks::{HpGuard, OP_STATE};
 use crate::pamt::{Chain, PageGuard, PageSize};
+use crate::platform::MAX_PA_BITS;
 use crate::tables::op_state_allows;
 use crate::td::{MIN_TDCS_PAGES, Td};
 use crate::vp::{MIN_TDVPS_PAGES, NO_LP, TDVPS_PAGES_PER_L2_VM, Vp};
@@ -55,7 +56,7 @@ impl Module {
     #[inline(always)]
     fn check_private_hpa(&self, pa: u64, align: u64, operand: OperandId) -> Result<Hpa, TdxStatus> {
         let aligned = pa & (align - 1) == 0;
-        if !aligned || pa & self.platform.hkid_mask() != 0 || pa >> self.platform.maxpa != 0 {
+        if !aligned || !self.platform.is_plain_address(pa) {
             return Err(TdxStatus::OPERAND_INVALID.with(operand));
         }
         Ok(Hpa(pa))
@@ -182,7 +183,7 @@ impl Module {
         let seamrr = &platform.seamrr;
         let overlaps = plain.0 < seamrr.end() && seamrr.base < plain.0.saturating_add(size);
         let private = platform.hkid_of(pa).0 >= platform.private_hkid_first;
-        if pa & (size - 1) != 0 || pa >> platform.maxpa != 0 || overlaps || private {
+        if pa & (size - 1) != 0 || pa >> MAX_PA_BITS != 0 || overlaps || private {
             return Err(TdxStatus::OPERAND_INVALID.with(operand));
         }
         Ok(plain)

@@ -12,6 +12,11 @@ use seamlock_tdx_abi::addr::{Hkid, Hpa};
 pub use scripted::{Script, Scripted};
 pub use xsave::XsaveLayout;
 
+/// Bits of a physical address that the module looks at, whatever width the processor reports: an
+/// address above the memory but below this is out of range, not malformed (TDX module 1.5,
+/// `x86_defs.h`).
+pub const MAX_PA_BITS: u32 = 52;
+
 /// A range of physical addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Range {
@@ -117,9 +122,9 @@ impl Platform {
         pa.0 & !self.hkid_mask() | u64::from(hkid.0) << self.hkid_start_bit & self.hkid_mask()
     }
 
-    /// Whether a physical address is inside the address space and carries no HKID.
+    /// Whether a physical address is below [`MAX_PA_BITS`] and carries no HKID.
     pub fn is_plain_address(&self, pa: u64) -> bool {
-        pa >> self.maxpa == 0 && pa & self.hkid_mask() == 0
+        pa >> MAX_PA_BITS == 0 && pa & self.hkid_mask() == 0
     }
 
     /// Whether TDX may use this HKID.

@@ -470,3 +470,10 @@ fn an_id_of_several_elements_is_not_one_field() {
         assert_eq!(host.td_field(id), Ok(0), "bit {bit}");
     }
 }
+
+#[test]
+fn a_debugger_sees_the_vpid_which_is_made_of_the_hkid_and_the_vm() {
+    let mut host = Host::with_td(&debug_params());
+    let tdvpr = host.vcpu();
+    assert_eq!(host.vp_field(tdvpr, FieldId(0)), Ok(host::HKID << 2));
+}

@@ -344,8 +344,8 @@ impl Reader<'_, '_> {
             "tdr" => ("tdr", LockAt::Page(pa()?)),
             "tdvpr" => ("tdvpr", LockAt::Page(pa()?)),
             "page" => ("page", LockAt::Page(pa()?)),
-            "pamt2m" => ("pamt2m", LockAt::Pamt2m(pa()?)),
-            "pamt1g" => ("pamt1g", LockAt::Pamt1g(pa()?)),
+            "pamt2m" => ("pamt2m", LockAt::Pamt2m(start_of(pa()?, 1))),
+            "pamt1g" => ("pamt1g", LockAt::Pamt1g(start_of(pa()?, 2))),
             "op_state" => ("op_state", LockAt::OpState(tdr()?)),
             "sept_tree" => ("sept_tree", LockAt::SeptTree(tdr()?)),
             "epoch" => ("epoch", LockAt::Epoch(tdr()?)),
@@ -362,10 +362,20 @@ impl Reader<'_, '_> {
     fn entry(&self, tdr: Hpa) -> Result<LockAt, Wrong> {
         let gpa = Gpa(need("gpa", self.raw.gpa)?.0);
         match need("level", self.raw.level)? {
-            level @ 0..=4 => Ok(LockAt::Entry { tdr, gpa, level }),
+            level @ 0..=4 => {
+                let gpa = Gpa(start_of(Hpa(gpa.0), level).0);
+                Ok(LockAt::Entry { tdr, gpa, level })
+            }
             level => Err(("level", format!("{level} is not between 0 and 4"))),
         }
     }
+}
+
+/// The start of the range of a level that an address lies in: a word that covers a range is the same
+/// word whichever of its addresses names it.
+fn start_of(pa: Hpa, level: u8) -> Hpa {
+    let bits = 12 + 9 * u32::from(level);
+    Hpa(pa.0 >> bits << bits)
 }
 
 fn need<T>(field: &'static str, value: Option<T>) -> Result<T, Wrong> {

@@ -68,8 +68,16 @@ fn every_lock_word_has_its_address() {
         ("tdr", r#""pa":"0x2000""#, LockAt::Page(tdr)),
         ("tdvpr", r#""pa":"0x2000""#, LockAt::Page(tdr)),
         ("page", r#""pa":"0x2000""#, LockAt::Page(tdr)),
-        ("pamt2m", r#""pa":"0x2000""#, LockAt::Pamt2m(tdr)),
-        ("pamt1g", r#""pa":"0x2000""#, LockAt::Pamt1g(tdr)),
+        (
+            "pamt2m",
+            r#""pa":"0x602000""#,
+            LockAt::Pamt2m(Hpa(0x60_0000)),
+        ),
+        (
+            "pamt1g",
+            r#""pa":"0x40602000""#,
+            LockAt::Pamt1g(Hpa(1 << 30)),
+        ),
         ("op_state", r#""tdr":"0x2000""#, LockAt::OpState(tdr)),
         ("sept_tree", r#""tdr":"0x2000""#, LockAt::SeptTree(tdr)),
         ("epoch", r#""tdr":"0x2000""#, LockAt::Epoch(tdr)),
@@ -79,7 +87,7 @@ fn every_lock_word_has_its_address() {
         ("tdmr", r#""pa":"0x2000""#, LockAt::Tdmr(tdr)),
         (
             "entry",
-            r#""tdr":"0x2000","gpa":"0x800000","level":1"#,
+            r#""tdr":"0x2000","gpa":"0x803000","level":1"#,
             entry,
         ),
     ] {

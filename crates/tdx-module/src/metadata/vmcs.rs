@@ -11,6 +11,7 @@ use super::vp::VpAccess;
 use crate::guest::{CpuState, Segment};
 use crate::vp_state::{VpState, gpr};
 
+const VPID: u32 = 0x0000;
 const POSTED_INTERRUPT_VECTOR: u32 = 0x0002;
 const GUEST_INTERRUPT_STATUS: u32 = 0x0810;
 const IO_BITMAP_A: u32 = 0x2000;
@@ -62,6 +63,8 @@ const GUEST_CR4: u32 = 0x6804;
 const ZERO_PAGE: usize = 4;
 /// TDCS page with the MSR bitmaps.
 const MSR_BITMAPS_PAGE: usize = 2;
+/// Low bits of a VPID, which say which VM of the TD it is; the HKID is above.
+const VPID_VM_BITS: u32 = 2;
 /// TDVPS page with the virtual APIC.
 const VAPIC_PAGE: usize = 2;
 
@@ -189,6 +192,7 @@ fn initial(access: &VpAccess<'_>, vm: u32, encoding: u32) -> u64 {
         TSC_MULTIPLIER => td.config.with(|config| config.tsc_multiplier),
         TERTIARY_CONTROLS => u64::from(td.gpaw_52.load()) << 5,
         HKID => td.hkid().0.into(),
+        VPID => u64::from(td.hkid().0) << VPID_VM_BITS | u64::from(vm),
         EXCEPTION_BITMAP => MACHINE_CHECK_EXITS,
         PERF_GLOBAL_CTRL => ALL_COUNTERS,
         CR0_MASK if vm == 0 => CR0_FIXED.0,

@@ -165,8 +165,10 @@ operands! {
         ("rcx", "type"), ("rdx", "owner"), ("r8", "size"), ("r9", "BEPOCH"), ("r10", "0"),
         ("r11", "0"),
     ];
-    PHYMEM_PAGE_RECLAIM 0: [("rcx", "page")]
-        => [("rcx", "type"), ("rdx", "owner"), ("r8", "size")];
+    PHYMEM_PAGE_RECLAIM 0: [("rcx", "page")] => [
+        ("rcx", "type"), ("rdx", "owner"), ("r8", "size"), ("r9", "0"), ("r10", "0"),
+        ("r11", "0"),
+    ];
     PHYMEM_PAGE_WBINVD 0: [("rcx", "page, with its HKID")] => [];
     PHYMEM_CACHE_WB 0: [("rcx", "0 to start, 1 to go on after an interrupt")] => [];
 }

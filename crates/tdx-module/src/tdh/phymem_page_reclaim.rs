@@ -1,6 +1,7 @@
 //! `TDH.PHYMEM.PAGE.RECLAIM` (leaf 28): takes a page back from a TD that is torn down.
 //!
-//! RCX = page, held alone. Out: RCX type, RDX owner, R8 size. The TDR goes last.
+//! RCX = page, held alone. Out: RCX type, RDX owner, R8 size; R9 to R11 = 0. The TDR
+//! goes last.
 
 use seamlock_sync::Mode;
 use seamlock_tdx_abi::lifecycle::LifecycleState;
@@ -15,6 +16,7 @@ pub(crate) fn run(call: &mut Call<'_, '_>) -> Done {
     let m = call.m;
     let pa = call.r.rcx;
     (call.r.rcx, call.r.rdx, call.r.r8) = (0, 0, 0);
+    (call.r.r9, call.r.r10, call.r.r11) = (0, 0, 0);
     let page = m.hold_any_page(pa, 4096, PageSize::K4, Mode::Exclusive, OperandId::RCX)?;
     let entry = page.entry();
     let page_type = entry.page_type();
