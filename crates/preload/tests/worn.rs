@@ -108,3 +108,69 @@ fn the_record_tells_what_was_built() {
         "one TD for the guest_memfd, forty for the lifetimes"
     );
 }
+
+#[test]
+fn every_exit_is_driven_by_a_line_of_a_script_and_completed() {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients/script.txt");
+    let settings = format!(r#"{{"script": "{}"}}"#, script.display());
+    let Some((done, dir)) = wear("script", "script", &settings) else {
+        return;
+    };
+    let said = String::from_utf8_lossy(&done.stderr);
+    assert!(done.status.success(), "{}: {said}", done.status);
+    let records = seamlock_wear::read_records(&dir).expect("readable");
+    let step = |event: &seamlock_wear::Event| match event {
+        seamlock_wear::Event::Step { text, seen, .. } => Some(format!("{text}: {seen}")),
+        _ => None,
+    };
+    let events = records.iter().flat_map(|record| &record.events);
+    let seen: Vec<_> = events.filter_map(step).collect();
+    assert_eq!(seen, STEPS);
+}
+
+#[test]
+fn arbitrary_ioctls_with_real_pointers_break_nothing_and_leave_nothing() {
+    let Some((done, dir)) = wear("fuzz", "fuzz", "{}") else {
+        return;
+    };
+    let said = String::from_utf8_lossy(&done.stderr);
+    assert!(done.status.success(), "{}: {said}", done.status);
+    let records = seamlock_wear::read_records(&dir).expect("readable");
+    let events = || records.iter().flat_map(|record| &record.events);
+    let count = |is: fn(&seamlock_wear::Event) -> bool| events().filter(|event| is(event)).count();
+    let made = count(|event| matches!(event, seamlock_wear::Event::Vm { .. }));
+    let ended = |event: &seamlock_wear::Event| matches!(event, seamlock_wear::Event::Ended { left, .. } if left.is_empty());
+    assert!(made > 3, "{said}");
+    assert_eq!(count(ended), made, "every VM ended and left nothing");
+    assert_eq!(
+        count(|event| matches!(event, seamlock_wear::Event::Bug { .. })),
+        0
+    );
+}
+
+/// What the guest saw of each line of `script.txt`; the last one shuts it down.
+const STEPS: &[&str] = &[
+    "out 0x3f8 1 0x141: ok",
+    "in 0x60 2: ok, 0xabcd",
+    "write 0xfec00000 4 0x1122334455: ok",
+    "read 0xfed00000 8: ok, 0x1122334455667788",
+    "map 0x100000 3M shared: ok",
+    "map 0x100000 4K private: status 0x1, next 0x100000",
+    "hypercall 12 0x100000 1 0x10: ok, 0x100000 0x1 0x10 0x0 0x0",
+    "quote 0x1000 8K: ok",
+    "info 1: ok, 0x2 0x0 0x0 0x0",
+    "notify 0x40: ok",
+    "rdmsr 0x12345: ok, 0x9",
+    "wrmsr 0x12345 7: status 0x8000000000000000",
+    "touch 0x5000 write: entered again",
+    "touch 0x6000 read shared: entered again",
+    "accept 0x5000: TDX_SUCCESS",
+    "exit 75: entered again",
+    "exit 74: entered again",
+    "exit 0 0 0x202: entered again",
+    "return 0 0 0 0 0x80000b0e: entered again",
+    "return 0x80000021: entered again",
+    "exit 3: entered again",
+    "halt: ok",
+    "fatal 3 out of luck: ok",
+];

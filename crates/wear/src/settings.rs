@@ -21,7 +21,7 @@ pub struct Settings {
     pub memory: u64,
     /// Where the records go; the settings file's directory when absent.
     pub records: Option<PathBuf>,
-    /// The guest's script, see `docs/run.md`.
+    /// The guest's script, see `docs/script.md`.
     pub script: Option<PathBuf>,
     /// What is made to fail, see `docs/run.md`.
     pub inject: Vec<String>,

@@ -18,7 +18,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 
 use crate::failure::BadInput;
-use dress::Dress;
+pub use dress::Dress;
 use summary::Shown;
 
 /// Run a VMM on a machine with TDX.
@@ -37,7 +37,7 @@ pub struct Run {
     /// Memory of the machine in GiB
     #[arg(long, value_name = "GIB", default_value_t = 64)]
     machine_memory: u64,
-    /// What the guest does, line by line (see docs/run.md); without one it halts
+    /// What the guest does, line by line (see docs/script.md); without one it halts
     #[arg(long, value_name = "FILE")]
     script: Option<PathBuf>,
     /// Make calls fail, as `TDH.MEM.PAGE.ADD@5=TDX_OPERAND_BUSY(TDR)` or `KVM_RUN@2x3=EINTR`

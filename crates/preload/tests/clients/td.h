@@ -29,6 +29,8 @@ struct cpuid {
 };
 enum { CAPABILITIES, INIT_VM, INIT_VCPU, INIT_MEM_REGION, FINALIZE_VM, GET_CPUID };
 
+#define NOTIFY_VMEXIT 219
+
 #define GUEST_MEMORY 0x200000
 #define MAX_VCPUS 8
 
@@ -47,12 +49,16 @@ static int enable(int vm, uint32_t cap, uint64_t arg) {
   return ioctl(vm, KVM_ENABLE_CAP, &e);
 }
 
+// What NOTIFY_VMEXIT is enabled with, which is possible only before the first vCPU; 0 for not at all.
+static uint64_t td_notify;
+
 // A TD with memory, vCPUs and nothing measured yet.
 static struct td td_new(int vcpus) {
   struct td td = {.kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC), .vcpus = vcpus};
   CHECK(td.kvm >= 0);
   CHECK((td.vm = ioctl(td.kvm, KVM_CREATE_VM, TDX_VM)) >= 0);
   CHECK(enable(td.vm, SPLIT_IRQCHIP, 24) == 0);
+  if (td_notify) CHECK(enable(td.vm, NOTIFY_VMEXIT, td_notify) == 0);
   static struct cpuid cpuid;
   cpuid.nent = 256;
   CHECK(ioctl(td.kvm, KVM_GET_SUPPORTED_CPUID, &cpuid) == 0);

@@ -1,7 +1,8 @@
 //! A guest that does what a script says, one step a line, and then halts.
 //!
 //! A VMM developer drives every exit that KVM can give with it. The steps go through the TDX module as a
-//! real guest's would: TDCALL, EPT violations, exits of the processor. See [`parse`] for the language.
+//! real guest's would: TDCALL, EPT violations, exits of the processor. See [`parse`] for the language and
+//! `docs/script.md` for the line of each exit.
 
 mod parse;
 mod step;

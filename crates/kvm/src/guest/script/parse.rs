@@ -37,12 +37,13 @@ pub const VERBS: &[(&str, &str)] = &[
     ("wrmsr", "MSR VALUE"),
     ("hypercall", "NUMBER [ARGUMENT…]"),
     ("vmcall", "NUMBER [R12 [R13 [R14 [R15]]]]"),
-    ("touch", "GPA read|write|fetch"),
+    ("touch", "GPA read|write|fetch [shared]"),
     ("accept", "GPA [4K|2M]"),
     ("halt", ""),
     ("shutdown", ""),
     ("reset", ""),
-    ("exit", "REASON [QUALIFICATION]"),
+    ("exit", "REASON [QUALIFICATION [INTERRUPTION]]"),
+    ("return", "STATUS [RCX [RDX [R8 [R9]]]]"),
 ];
 
 /// Parses a script.
@@ -132,6 +133,15 @@ impl<'a> Operands<'a> {
         self.words.next().map_or(Ok(default), number)
     }
 
+    /// Whether the last word is there.
+    fn flag(&mut self, name: &str) -> Result<bool, String> {
+        match self.words.next() {
+            None => Ok(false),
+            Some(word) if word == name => Ok(true),
+            Some(word) => Err(format!("`{word}`: {}", self.usage())),
+        }
+    }
+
     fn one_of<T: Copy>(&mut self, choices: &[(&str, T)]) -> Result<T, String> {
         let word = self.word()?;
         let found = choices.iter().find(|(name, _)| *name == word);
@@ -212,6 +222,7 @@ fn verb(text: &str) -> Result<Verb, String> {
             Verb::Touch {
                 gpa,
                 how: o.one_of(&kinds)?,
+                shared: o.flag("shared")?,
             }
         }
         "accept" => {
@@ -237,8 +248,10 @@ fn verb(text: &str) -> Result<Verb, String> {
             Verb::Exit {
                 reason,
                 qual: o.or(0)?,
+                interruption: o.or(0)? as u32,
             }
         }
+        "return" => Verb::Return([o.number()?, o.or(0)?, o.or(0)?, o.or(0)?, o.or(0)?]),
         _ => return Err(format!("`{name}` is no verb")),
     };
     o.end(verb)
@@ -304,6 +317,11 @@ mod tests {
             ("jump 1", 1, "`jump` is no verb"),
             ("map 0 4K both", 1, "`both`: `map GPA BYTES private|shared`"),
             (
+                "touch 0 read private",
+                1,
+                "`private`: `touch GPA read|write|fetch [shared]`",
+            ),
+            (
                 "read 0xffffffffffffffffG 1",
                 1,
                 "`0xffffffffffffffffG` does not fit 64 bits",
@@ -334,6 +352,16 @@ mod tests {
                 .collect::<Vec<_>>()
                 .join(" ");
             assert!(parse(&line).is_ok(), "{line}: {:?}", parse(&line));
+        }
+    }
+
+    #[test]
+    fn every_verb_is_documented() {
+        let docs = include_str!("../../../../../docs/script.md");
+        for (verb, operands) in VERBS {
+            let operands = operands.split([' ', '[']).next().unwrap_or_default();
+            let line = format!("| `{verb} {operands}");
+            assert!(docs.contains(line.trim_end()), "{line}");
         }
     }
 }

@@ -7,8 +7,9 @@ use seamlock_tdx_abi::kvm::{
 };
 use seamlock_tdx_abi::regs::Regs;
 use seamlock_tdx_module::guest::{EptViolation, GuestAfter, VmExitReport};
+use seamlock_tdx_module::{TdExit, TdExitKind};
 
-use crate::guest::Entered;
+use crate::guest::{EXIT_REASON_EXTERNAL_INTERRUPT, Entered};
 
 /// R10 to R15, which every call passes.
 const PASS_R10_TO_R15: u64 = 0xfc00;
@@ -99,6 +100,7 @@ pub enum Verb {
     Touch {
         gpa: u64,
         how: Memory,
+        shared: bool,
     },
     /// TDG.MEM.PAGE.ACCEPT.
     Accept {
@@ -109,7 +111,10 @@ pub enum Verb {
     Exit {
         reason: u32,
         qual: u64,
+        interruption: u32,
     },
+    /// TDH.VP.ENTER returns RAX, RCX, RDX, R8 and R9, whether the module would ever say so or not.
+    Return([u64; 5]),
 }
 
 /// One line of a script.
@@ -231,12 +236,25 @@ pub(super) fn take(step: &Step, entered: &Entered) -> Taken {
     } else {
         match step.verb {
             Verb::Accept { gpa, level } => return accept(entered, gpa, level),
-            Verb::Touch { gpa, how } => module.ept_violation(lp, &violation(gpa, how)),
-            Verb::Exit { reason, qual } => module.vm_exit(
+            Verb::Touch {
+                gpa,
+                how,
+                shared: is_shared,
+            } => {
+                let gpa = if is_shared { shared(entered, gpa) } else { gpa };
+                module.ept_violation(lp, &violation(gpa, how))
+            }
+            Verb::Return(registers) => return Taken::Exit(returned(entered, registers)),
+            Verb::Exit {
+                reason,
+                qual,
+                interruption,
+            } => module.vm_exit(
                 lp,
                 &VmExitReport {
                     reason,
                     qual,
+                    interruption,
                     ..VmExitReport::default()
                 },
             ),
@@ -261,6 +279,24 @@ fn taken(after: GuestAfter) -> Taken {
         GuestAfter::Continue => Taken::Settled("done".to_owned()),
         GuestAfter::Again => Taken::Settled("interrupted".to_owned()),
         GuestAfter::Inject(exception) => Taken::Settled(format!("{exception:?}")),
+    }
+}
+
+/// The TD exits as for an interrupt, and KVM is told something else.
+fn returned(entered: &Entered, [rax, rcx, rdx, r8, r9]: [u64; 5]) -> Regs {
+    let exit = TdExit {
+        reason: EXIT_REASON_EXTERNAL_INTERRUPT,
+        qual: 0,
+        gpa: 0,
+        kind: TdExitKind::Async,
+    };
+    Regs {
+        rax,
+        rcx,
+        rdx,
+        r8,
+        r9,
+        ..entered.module.td_exit(entered.lp, exit)
     }
 }
 
@@ -291,6 +327,9 @@ fn accept(entered: &Entered, gpa: u64, level: u64) -> Taken {
 
 /// What the guest sees of a step when it goes on after the exit.
 pub(super) fn answer(step: &Step, entered: &Entered) -> Option<String> {
+    if call(&step.verb, entered).is_none() {
+        return Some("entered again".to_owned());
+    }
     let state = entered.module.guest_state(entered.lp)?;
     let [r10, r11, r12, r13, r14, r15] = std::array::from_fn(|i| state.gprs[10 + i]);
     if r10 != 0 {
@@ -302,7 +341,6 @@ pub(super) fn answer(step: &Step, entered: &Entered) -> Option<String> {
         Verb::Cpuid { .. } => format!("ok, {r12:#x} {r13:#x} {r14:#x} {r15:#x}"),
         Verb::GetTdVmCallInfo { .. } => format!("ok, {r11:#x} {r12:#x} {r13:#x} {r14:#x}"),
         Verb::Vmcall(_) => format!("ok, {r11:#x} {r12:#x} {r13:#x} {r14:#x} {r15:#x}"),
-        Verb::Touch { .. } | Verb::Exit { .. } | Verb::Shutdown => "entered again".to_owned(),
         _ => "ok".to_owned(),
     })
 }
