@@ -58,6 +58,13 @@ impl Gmem {
                 "offset or length is negative",
             );
         };
+        if !vfs_knows(mode) {
+            return fail(
+                Errno::EOPNOTSUPP,
+                "fs/open.c vfs_fallocate",
+                "mode is no mode of fallocate",
+            );
+        }
         if start.checked_add(length).is_none() {
             return fail(Errno::EFBIG, "fs/open.c vfs_fallocate", "the range wraps");
         }
@@ -161,6 +168,20 @@ impl Gmem {
             let mmu = self.kvm.mmu_lock.write();
             self.kvm.mirror.invalidate_end(&mmu);
         }
+    }
+}
+
+/// Modes that the VFS hands on: one operation, with KEEP_SIZE where it must or must not be.
+fn vfs_knows(mode: i32) -> bool {
+    const ZERO_RANGE: i32 = 0x10;
+    const UNSHARE_RANGE: i32 = 0x40;
+    /// COLLAPSE_RANGE, INSERT_RANGE, WRITE_ZEROES.
+    const CHANGE_SIZE: [i32; 3] = [8, 0x20, 0x80];
+    let keep = mode & FALLOC_FL_KEEP_SIZE != 0;
+    match mode & !FALLOC_FL_KEEP_SIZE {
+        0 | ZERO_RANGE | UNSHARE_RANGE => true,
+        FALLOC_FL_PUNCH_HOLE => keep,
+        other => CHANGE_SIZE.contains(&other) && !keep,
     }
 }
 

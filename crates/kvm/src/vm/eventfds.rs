@@ -15,9 +15,6 @@ use seamlock_tdx_abi::kvm::{
 
 use crate::error::{Result, fail};
 
-/// Most devices on a bus (`NR_IOBUS_DEVS`).
-const NR_IOBUS_DEVS: usize = 1000;
-
 /// An eventfd of the process.
 pub trait EventFd: Send + Sync + fmt::Debug {
     /// Tells one eventfd from another, whatever descriptors they have.
@@ -145,7 +142,7 @@ impl Eventfds {
     /// `kvm_assign_ioeventfd_idx`.
     ///
     /// # Errors
-    /// EEXIST, ENOSPC.
+    /// EEXIST. Only descriptors limit their number.
     pub(crate) fn assign_ioeventfd(
         &self,
         args: &KvmIoeventfd,
@@ -157,10 +154,6 @@ impl Eventfds {
         self.ioeventfds.with(|all| {
             if all.iter().any(|known| known.collides(&new)) {
                 return fail(Errno::EEXIST, SITE, "an ioeventfd matches the same writes");
-            }
-            if all.iter().filter(|known| known.bus == new.bus).count() >= NR_IOBUS_DEVS {
-                const SITE: &str = "virt/kvm/kvm_main.c kvm_io_bus_register_dev";
-                return fail(Errno::ENOSPC, SITE, "the bus has its most devices");
             }
             all.push(new);
             Ok(())
