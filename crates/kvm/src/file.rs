@@ -86,10 +86,19 @@ impl File {
         }
     }
 
-    /// Gives a reference back; the last one releases the file (`fput`).
+    /// Gives a reference back; the last one releases the file at once. The caller holds no lock
+    /// (`fput_close_sync`, or a system call that is over).
     pub fn put(&self, task: &Task) {
         if self.f_count.fetch_sub(1) == 1 {
             self.release(task);
+        }
+    }
+
+    /// [`put`](File::put) by a system call that may hold locks: the last reference releases the file when
+    /// the task returns to user space (`fput`, which leaves `__fput` to task work).
+    pub(crate) fn fput(self: &Arc<File>, task: &Task) {
+        if self.f_count.fetch_sub(1) == 1 {
+            task.add_work(self.clone());
         }
     }
 
@@ -99,7 +108,7 @@ impl File {
         task.files().file(fd).filter(|file| file.get())
     }
 
-    fn release(&self, task: &Task) {
+    pub(crate) fn release(&self, task: &Task) {
         let _entered = self.host().enter();
         match &self.kind {
             Kind::System(_) => {}

@@ -20,6 +20,8 @@ pub struct Seamcall<'a> {
     pub input: &'a Regs,
     /// The registers after.
     pub output: &'a Regs,
+    /// Whether the CPU is in the guest now (TDH.VP.ENTER): its guest runs next.
+    pub entered: bool,
 }
 
 impl Seamcall<'_> {

@@ -79,6 +79,8 @@ pub trait Files {
 pub struct Control {
     number: u64,
     cpu: AtomicU32,
+    /// Where the task is, plus 1; 0 while it is not in the kernel.
+    at: AtomicU32,
     pending: AtomicBool,
     fatal: AtomicBool,
 }
@@ -110,6 +112,25 @@ impl Control {
     /// What a signal to the task is announced on.
     pub fn signals(&self) -> Name {
         cells::SIGNALS.at(self.number)
+    }
+
+    /// The CPU that the task is on while it is in the kernel. Who wants a CPU to itself, as to take it
+    /// offline, moves the tasks away and waits until none is there.
+    pub fn on_cpu(&self) -> Option<u32> {
+        self.at.load(SeqCst).checked_sub(1)
+    }
+
+    /// The task goes where it is wanted. The CPU that it was wanted on is told before it is looked at
+    /// again, so that nobody who moves it away misses it.
+    fn arrive(&self) -> u32 {
+        let mut cpu = self.cpu.load(SeqCst);
+        loop {
+            self.at.store(cpu + 1, SeqCst);
+            match self.cpu.load(SeqCst) {
+                wanted if wanted == cpu => return cpu,
+                wanted => cpu = wanted,
+            }
+        }
     }
 
     /// Sends a signal; a fatal one also ends killable waits.
@@ -145,11 +166,19 @@ pub struct Task<'a> {
     mm: u64,
     cpu: Cell<u32>,
     loaded: RefCell<Option<VcpuRef>>,
+    /// Files whose last reference this task gave back within a system call (`task_works`).
+    work: RefCell<Vec<Arc<File>>>,
 }
 
 impl fmt::Debug for Task<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Task {{ mm: {}, cpu: {} }}", self.mm, self.cpu.get())
+    }
+}
+
+impl Drop for Task<'_> {
+    fn drop(&mut self) {
+        self.control.at.store(0, SeqCst);
     }
 }
 
@@ -161,7 +190,7 @@ impl<'a> Task<'a> {
         memory: &'a dyn UserMemory,
         files: &'a dyn Files,
     ) -> Task<'a> {
-        let cpu = Cell::new(control.cpu.load(SeqCst));
+        let cpu = Cell::new(control.arrive());
         Task {
             signals: None,
             control,
@@ -170,15 +199,14 @@ impl<'a> Task<'a> {
             mm,
             cpu,
             loaded: RefCell::new(None),
+            work: RefCell::default(),
         }
     }
 
     /// The same thread, which gets these signals too.
-    pub fn with_signals(self, signals: &'a dyn Signals) -> Task<'a> {
-        Task {
-            signals: Some(signals),
-            ..self
-        }
+    pub fn with_signals(mut self, signals: &'a dyn Signals) -> Task<'a> {
+        self.signals = Some(signals);
+        self
     }
 
     /// The address space (`current->mm`).
@@ -213,17 +241,32 @@ impl<'a> Task<'a> {
     #[track_caller]
     pub fn resched(&self) {
         announce(Action::Point, cells::RESCHED.at(self.control.number), 0);
-        let wanted = self.control.cpu.load(SeqCst);
-        if wanted == self.cpu.get() {
+        if self.control.cpu.load(SeqCst) == self.cpu.get() {
             return;
         }
         let loaded = self.loaded.borrow().clone();
         if let Some(vcpu) = &loaded {
             vcpu.sched_out(self);
         }
-        self.cpu.set(wanted);
+        self.cpu.set(self.control.arrive());
         if let Some(vcpu) = &loaded {
             vcpu.sched_in(self);
+        }
+    }
+
+    /// `task_work_add(current, …, TWA_RESUME)` of `____fput`.
+    pub(crate) fn add_work(&self, file: Arc<File>) {
+        self.work.borrow_mut().push(file);
+    }
+
+    /// `task_work_run`: the task returns to user space, without any lock.
+    pub(crate) fn run_work(&self) {
+        loop {
+            let next = self.work.borrow_mut().pop();
+            match next {
+                Some(file) => file.release(self),
+                None => break,
+            }
         }
     }
 

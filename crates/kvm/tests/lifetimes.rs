@@ -232,14 +232,14 @@ fn a_cpu_that_goes_offline_flushes_its_vcpus_and_a_package_needs_one_online() {
     // The vCPU is loaded again elsewhere without another flush.
     vmm.ioctl(td.vcpus[0], KVM_GET_TSC_KHZ, 0).unwrap();
     assert_eq!(vmm.host.cpus()[1].associated().len(), 2);
-    for cpu in 1..4 {
-        assert!(vmm.host.offline_cpu(cpu));
-    }
+    // A package with an HKID in use keeps its last CPU (tdx_offline_cpu).
+    assert!(vmm.host.offline_cpu(1) && vmm.host.offline_cpu(2) && !vmm.host.offline_cpu(3));
+    vmm.drop_td(&td);
+    assert!(vmm.host.offline_cpu(3));
     let other = vmm.create_td();
     assert_eq!(vmm.init_vm(&other), Err(Errno::EIO));
     assert!(vmm.host.online_cpu(2) && !vmm.host.online_cpu(2) && !vmm.host.online_cpu(9));
     assert_eq!(vmm.init_vm(&other), Ok(0));
-    vmm.drop_td(&td);
     vmm.drop_td(&other);
     for teardown in vmm.host.teardowns() {
         assert_eq!((teardown.pages_leaked, teardown.hkid_returned), (0, true));

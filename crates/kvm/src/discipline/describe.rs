@@ -39,6 +39,14 @@ impl Discipline {
             axis("population", text(self.population.says())),
             axis("guest_memfd", text(self.gmem.says())),
             axis("mmu_lock around VP.INIT", yes(self.vp_init_under_mmu_lock)),
+            axis(
+                "initialised as soon as VP.INIT is done",
+                yes(self.initialized_by_vp_init),
+            ),
+            axis(
+                "mmu_lock around MR.FINALIZE",
+                yes(self.finalize_under_mmu_lock),
+            ),
             axis("MR.EXTEND fails", text(self.outcomes.mr_extend.says())),
             axis(
                 "MNG.CREATE, ADDCX, INIT fail",

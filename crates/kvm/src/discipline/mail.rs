@@ -30,6 +30,8 @@ const RFC_V2: Discipline = Discipline {
     },
     invalid_slot: InvalidSlot::Retries,
     vp_init_under_mmu_lock: false,
+    initialized_by_vp_init: false,
+    finalize_under_mmu_lock: false,
     vcpu_free_disassociates: false,
     source_zero_refused: false,
     nent_read_twice: false,

@@ -21,7 +21,7 @@ mod mutant;
 use seamlock_tdx_abi::kvm::TdxCmdId;
 
 pub use describe::{Axis, Difference};
-pub use kernel::{V6_16, V6_19, V7_3};
+pub use kernel::{V6_16, V6_19, V7_3, V7_3_FIXED};
 pub use mail::{RETRY, SEED, SEED_24, SLOTS, SLOTS_RETEST};
 pub use mutant::{
     FINALIZE_UNGUARDED, GUARD_SLOTS, INIT_VCPU_UNGUARDED, NO_IN_FLIGHT_CHECK, NO_KVM_LOCK,
@@ -37,6 +37,8 @@ pub enum Kind {
     Mail,
     /// Something left out on purpose, to see that it is missed.
     Mutant,
+    /// A kernel with something mended that is open in it.
+    Proposal,
 }
 
 impl Kind {
@@ -46,6 +48,7 @@ impl Kind {
             Kind::Kernel => "kernel",
             Kind::Mail => "mail",
             Kind::Mutant => "mutant",
+            Kind::Proposal => "proposal",
         }
     }
 }
@@ -211,6 +214,13 @@ pub struct Discipline {
     pub invalid_slot: InvalidSlot,
     /// TDH.VP.INIT runs with mmu_lock held for write (9a89894f30d5).
     pub vp_init_under_mmu_lock: bool,
+    /// The vCPU counts as initialised from TDH.VP.INIT on, and not only when KVM_TDX_INIT_VCPU has
+    /// written its VMCS. No kernel does: a thread that is moved to another CPU in between leaves the
+    /// vCPU associated with the old one, because `tdx_flush_vp` skips what is not initialised.
+    pub initialized_by_vp_init: bool,
+    /// TDH.MR.FINALIZE and the new state with mmu_lock held for write. No kernel does: a removal that
+    /// found the TD not finalized does not track TLBs, and TDH.MEM.PAGE.REMOVE wants it once it is.
+    pub finalize_under_mmu_lock: bool,
     /// A vCPU that is freed while on a CPU's list is taken off it (1e3a825c9ec9).
     pub vcpu_free_disassociates: bool,
     /// A source address of 0 is refused up front.
@@ -224,6 +234,7 @@ pub struct Discipline {
 /// Every discipline, the default first.
 pub static DISCIPLINES: &[&Discipline] = &[
     &V7_3,
+    &V7_3_FIXED,
     &V6_19,
     &V6_16,
     &SEED,

@@ -73,7 +73,7 @@ pub(crate) fn prepare_memory_region(
     match refused {
         None => Ok(file),
         Some(why) => {
-            file.put(task);
+            file.fput(task);
             fail(Errno::EINVAL, SITE, why)
         }
     }

@@ -19,10 +19,10 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, OnceLock, Weak};
 
 use seamlock_sync::{Private, RwLock};
-use seamlock_tdx_abi::PAGE_SIZE;
 use seamlock_tdx_abi::kvm::{
     Errno, GUEST_MEMFD_FLAG_INIT_SHARED, GUEST_MEMFD_FLAG_MMAP, KvmCreateGuestMemfd,
 };
+use seamlock_tdx_abi::{Hpa, PAGE_SIZE};
 
 use crate::error::{Error, Result, fail};
 use crate::file::{File, Kind};
@@ -69,6 +69,16 @@ impl Gmem {
     /// Pages allocated.
     pub fn pages(&self) -> u64 {
         self.folios.count()
+    }
+
+    /// The page of an index, if there is one.
+    pub fn page(&self, index: u64) -> Option<Hpa> {
+        self.folios.get(index)
+    }
+
+    /// Whether somebody holds `filemap_invalidate_lock` now. For reports and tests.
+    pub fn is_locked(&self) -> bool {
+        self.invalidate_lock.is_locked()
     }
 
     /// `GUEST_MEMFD_FLAG_*`.

@@ -56,7 +56,7 @@ pub(crate) fn populate_page(
         GmemPopulate::PinsFirst => pins_first(task, &to, pin, post),
         GmemPopulate::TracksPreparation => tracks_preparation(task, &to, pin, post),
     };
-    file.put(task);
+    file.fput(task);
     result
 }
 
@@ -180,6 +180,6 @@ pub(crate) fn kvm_gmem_get_pfn(task: &Task, kvm: &Kvm, slot: &Slot, gfn: Gfn) ->
         _ => fail(Errno::EFAULT, SITE, "the slot's file is no guest_memfd"),
     };
     debug_assert!(std::ptr::eq(file.host().as_ref(), kvm.host.as_ref()));
-    file.put(task);
+    file.fput(task);
     page
 }

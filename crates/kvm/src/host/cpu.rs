@@ -5,7 +5,7 @@
 //! is a lock here, because two tasks of ours may stand on the same CPU at the same time and an IPI
 //! runs on the caller's thread; it keeps them apart as the one CPU does.
 
-use seamlock_sync::{Mutex, MutexGuard, Private};
+use seamlock_sync::{Mutex, MutexGuard, Name, Private};
 
 use crate::locks;
 
@@ -72,6 +72,11 @@ impl Cpu {
             cpu: self,
             _irqs: self.irqs.lock(),
         }
+    }
+
+    /// The name of the lock that stands for interrupts off, while somebody has it.
+    pub(crate) fn held_lock(&self) -> Option<Name> {
+        self.irqs.is_locked().then(|| self.irqs.name())
     }
 
     /// The vCPUs that were loaded here last, most recent first.

@@ -4,18 +4,27 @@
 //! `cpus_lock` for writing. No lock of a VM is taken: the vCPUs that go along belong to any of them.
 
 use std::sync::Weak;
+use std::sync::atomic::Ordering::Relaxed;
 
 use super::Host;
 use crate::vm::Kvm;
 
 impl Host {
     /// Takes a CPU offline: all vCPUs that were loaded there last are flushed
-    /// (`tdx_disable_virtualization_cpu`). What TDH.VP.FLUSH answers is not looked at. Says whether the
-    /// CPU was online.
+    /// (`tdx_disable_virtualization_cpu`). What TDH.VP.FLUSH answers is not looked at. Says whether it
+    /// went: the last CPU of a package stays while an HKID is in use, for its key is released on every
+    /// package (`tdx_offline_cpu`, -EBUSY).
+    ///
+    /// No task may be on the CPU: the kernel has moved them away by then
+    /// (`CPUHP_AP_SCHED_WAIT_EMPTY`).
     pub fn offline_cpu(&self, cpu: u32) -> bool {
         let _entered = self.enter();
         let mut online = self.cpus_lock.write();
-        if !online.contains(&cpu) {
+        let package = |cpu: u32| self.module().platform().package_of(cpu);
+        let same = online
+            .iter()
+            .filter(|other| package(**other) == package(cpu));
+        if !online.contains(&cpu) || (same.count() == 1 && self.hkids_in_use.load(Relaxed) != 0) {
             return false;
         }
         if let Some(here) = self.cpus.get(cpu as usize) {

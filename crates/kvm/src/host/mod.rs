@@ -24,7 +24,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
 
-use seamlock_sync::{Mutex, Private, RwLock};
+use seamlock_sync::{Mutex, Name, Private, RwLock};
 use seamlock_tdx_abi::regs::Regs;
 use seamlock_tdx_abi::{Hkid, Hpa, TdxStatus};
 use seamlock_tdx_module::{After, Memory, Module, Platform};
@@ -92,6 +92,8 @@ pub struct Host {
     pages: Pages,
     cpus: Vec<Cpu>,
     hkids: Mutex<BTreeSet<u16>>,
+    /// How many are out, for who asks without the lock (`ida_is_empty`).
+    hkids_in_use: AtomicU64,
     pub(crate) kvm_usage_lock: Mutex<u64>,
     pub(crate) cpus_lock: RwLock<BTreeSet<u32>>,
     pub(crate) kvm_lock: Mutex<BTreeMap<u64, Weak<Kvm>>>,
@@ -145,6 +147,7 @@ impl Host {
             pages: Pages::over(&layout.usable),
             cpus,
             hkids: Mutex::new(locks::HKID_POOL.only(), hkids),
+            hkids_in_use: AtomicU64::new(0),
             kvm_usage_lock: Mutex::new(locks::KVM_USAGE_LOCK.only(), 0),
             cpus_lock: RwLock::new(locks::CPUS_LOCK.only(), online),
             kvm_lock: Mutex::new(locks::KVM_LOCK.only(), BTreeMap::new()),
@@ -230,6 +233,22 @@ impl Host {
         self.hkids.lock().len()
     }
 
+    /// The machine's locks that somebody holds now. For reports and tests.
+    pub fn held_locks(&self) -> Vec<Name> {
+        let mut names: Vec<Name> = self.cpus.iter().filter_map(Cpu::held_lock).collect();
+        let mut note = |held: bool, name: Name| {
+            if held {
+                names.push(name);
+            }
+        };
+        note(self.kvm_usage_lock.is_locked(), self.kvm_usage_lock.name());
+        note(self.cpus_lock.is_locked(), self.cpus_lock.name());
+        note(self.kvm_lock.is_locked(), self.kvm_lock.name());
+        note(self.tdx_lock.is_locked(), self.tdx_lock.name());
+        note(self.hkids.is_locked(), self.hkids.name());
+        names
+    }
+
     /// The VMs that have not ended, by number (`vm_list`).
     pub fn live_vms(&self) -> Vec<Arc<Kvm>> {
         self.kvm_lock
@@ -246,12 +265,15 @@ impl Host {
 
     /// `tdx_guest_keyid_alloc`: the lowest free HKID.
     pub(crate) fn alloc_hkid(&self) -> Option<Hkid> {
-        self.hkids.lock().pop_first().map(Hkid)
+        let hkid = self.hkids.lock().pop_first()?;
+        self.hkids_in_use.fetch_add(1, Relaxed);
+        Some(Hkid(hkid))
     }
 
     /// `tdx_guest_keyid_free`.
     pub(crate) fn free_hkid(&self, hkid: Hkid) {
         self.hkids.lock().insert(hkid.0);
+        self.hkids_in_use.fetch_sub(1, Relaxed);
     }
 
     pub(crate) fn new_vm_number(&self) -> u64 {
@@ -313,6 +335,7 @@ impl Host {
                 cpu,
                 input: &input,
                 output: regs,
+                entered: after == After::Guest,
             });
         }
         after

@@ -63,6 +63,7 @@ pub fn ioctl(task: &Task, file: &Arc<File>, request: u32, arg: u64) -> Result<i6
             "guest_memfd has no ioctls",
         ),
     };
+    task.run_work();
     if let Some(observer) = file.host().observer() {
         let name = name_of(task, file.kind(), request, arg);
         observer.ioctl(&IoctlCall {

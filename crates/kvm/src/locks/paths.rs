@@ -75,6 +75,8 @@ pub enum Part {
     CapabilitiesGuard,
     /// `mmu_lock` around TDH.VP.INIT, where it is taken.
     VpInit,
+    /// `mmu_lock` around TDH.MR.FINALIZE, where the discipline takes it.
+    MrFinalize,
 }
 
 /// One row: a call, and what it takes.
@@ -140,7 +142,7 @@ paths! {
             |c| [c.init_mem_region, c.init_mem_region_tested]),
         Part::Populate];
     "KVM_TDX_FINALIZE_VM" => "tdx.c tdx_td_finalize", [
-        Part::Steps(|c| c.vm), Part::Steps(|c| c.finalize_vm)];
+        Part::Steps(|c| c.vm), Part::Steps(|c| c.finalize_vm), Part::MrFinalize];
     "KVM_RUN" => "x86.c kvm_arch_vcpu_ioctl_run", [VCPU, LOAD, Part::Takes(&[inside(&SRCU)])];
     "KVM_GET_MP_STATE" => "kvm_main.c kvm_vcpu_ioctl", [VCPU, LOAD];
     "KVM_SET_MP_STATE" => "kvm_main.c kvm_vcpu_ioctl", [VCPU, LOAD];
@@ -198,7 +200,8 @@ fn expand(part: &Part, discipline: &Discipline) -> Vec<Take> {
         Part::CapabilitiesGuard if commands.capabilities_first => Vec::new(),
         Part::CapabilitiesGuard => steps(commands.vm),
         Part::VpInit if discipline.vp_init_under_mmu_lock => vec![lock(&MMU_LOCK)],
-        Part::VpInit => Vec::new(),
+        Part::MrFinalize if discipline.finalize_under_mmu_lock => vec![lock(&MMU_LOCK)],
+        Part::VpInit | Part::MrFinalize => Vec::new(),
     }
 }
 

@@ -1,4 +1,9 @@
 //! KVM_TDX_FINALIZE_VM: the measurement is final, vCPUs may run.
+//!
+//! # Locking
+//! The VM-state guard. It keeps neither PUNCH_HOLE nor a memory failure out, which take
+//! `filemap_invalidate_lock` and `mmu_lock`: one that blocked a page of a TD that was not finalized, and
+//! did not track TLBs for that reason, fails to remove the page of one that is (R13).
 
 use seamlock_tdx_abi::kvm::{Errno, KvmTdxCmd};
 use seamlock_tdx_abi::{Leaf, TdxStatus};
@@ -33,7 +38,10 @@ pub(super) fn tdx_td_finalize(
         const SITE: &str = "v6.16 tdx.c:2869 tdx_td_finalize";
         return fail(Errno::EINVAL, SITE, "a premapped page was never added");
     }
-    let status = tdh_mr_finalize(kvm.on(task), tdr);
+    task.resched();
+    let held = kvm.discipline.finalize_under_mmu_lock;
+    let _mmu = held.then(|| kvm.mmu_lock.write());
+    let status = tdh_mr_finalize(kvm.on_this_cpu(task), tdr);
     cmd.hw_error = status.0;
     finalize_outcome(kvm, status)?;
     kvm.tdx.set_state(TdState::Runnable);

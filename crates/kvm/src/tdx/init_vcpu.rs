@@ -92,7 +92,12 @@ fn vp_init(task: &Task, kvm: &Kvm, vcpu: &Vcpu, tdvpr: Hpa, rcx: u64) -> TdxStat
         return tdh_vp_init(kvm.on(task), tdvpr, rcx, vcpu.id);
     }
     let _mmu = kvm.mmu_lock.write();
-    tdh_vp_init(kvm.on_this_cpu(task), tdvpr, rcx, vcpu.id)
+    let status = tdh_vp_init(kvm.on_this_cpu(task), tdvpr, rcx, vcpu.id);
+    if status == TdxStatus::SUCCESS && kvm.discipline.initialized_by_vp_init {
+        // Before the thread can be moved: the module has associated the vCPU with this CPU.
+        vcpu.set_td_state(VcpuTdState::Initialized);
+    }
+    status
 }
 
 fn alloc_pages(kvm: &Kvm, owner: Owner) -> Option<Vec<Hpa>> {

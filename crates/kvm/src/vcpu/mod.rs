@@ -218,8 +218,9 @@ impl Vcpu {
         self.mutex.is_locked()
     }
 
-    /// `kvm_vcpu_kick`: wakes the vCPU if it sleeps, to look at its interrupts.
-    pub(crate) fn kick(&self) {
+    /// `kvm_vcpu_kick`: wakes the vCPU if it sleeps, to look at its interrupts, or its thread's signals
+    /// sooner than it would by itself.
+    pub fn kick(&self) {
         self.wait.notify();
     }
 

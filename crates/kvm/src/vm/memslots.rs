@@ -94,13 +94,16 @@ impl Slot {
         }
     }
 
+    /// The guest_memfd's file, unless it was closed.
+    pub fn gmem_file(&self) -> Option<Arc<File>> {
+        self.gmem_file
+            .with(|file| file.as_ref().and_then(Weak::upgrade))
+    }
+
     /// `kvm_gmem_get_file`: the file with a reference, unless it is being closed.
     pub(crate) fn gmem(&self) -> Option<Arc<File>> {
         announce(Action::Load, self.gmem_cell(), 0);
-        let file = self
-            .gmem_file
-            .with(|file| file.as_ref().and_then(Weak::upgrade));
-        file.filter(|file| file.get())
+        self.gmem_file().filter(|file| file.get())
     }
 }
 

@@ -27,9 +27,9 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use elsa::sync::FrozenVec;
-use seamlock_sync::{Mutex, Private, RwLock, Shared};
-use seamlock_tdx_abi::PAGE_SHIFT;
+use seamlock_sync::{Mutex, Name, Private, RwLock, Shared};
 use seamlock_tdx_abi::kvm::KVM_X86_TDX_VM;
+use seamlock_tdx_abi::{Gfn, PAGE_SHIFT};
 
 use crate::arch::VmArch;
 use crate::bug::Bug;
@@ -205,6 +205,11 @@ impl Kvm {
         &self.memslots
     }
 
+    /// Whether a guest frame is private by its attributes (`kvm_mem_is_private`).
+    pub fn is_private(&self, gfn: Gfn) -> bool {
+        self.attributes.is_private(gfn)
+    }
+
     /// Whether the VM type has private memory (`kvm_arch_has_private_mem`).
     pub fn has_private_mem(&self) -> bool {
         matches!(self.vm_type, 1 | 4 | 5)
@@ -259,6 +264,28 @@ impl Kvm {
     pub(crate) fn kill(&self) {
         self.vm_dead.store(true);
         self.make_all_cpus_request(REQ_VM_DEAD);
+    }
+
+    /// The VM's locks that somebody holds now, those of its vCPUs included. For reports and tests.
+    pub fn held_locks(&self) -> Vec<Name> {
+        let locks = [
+            &self.lock,
+            &self.slots_lock,
+            &self.slots_arch_lock,
+            &self.apic_map_lock,
+        ];
+        let vcpus = (0..self.born.len()).filter_map(|at| self.born.get(at).map(|v| &v.mutex));
+        let held = locks.into_iter().chain(vcpus).filter(|l| l.is_locked());
+        let mut names: Vec<Name> = held.map(|lock| lock.name()).collect();
+        if self.mmu_lock.is_locked() {
+            names.push(self.mmu_lock.name());
+        }
+        names
+    }
+
+    /// vCPUs that were created, those that are being created included, and vCPUs that are online.
+    pub fn vcpu_counts(&self) -> (u32, u32) {
+        (self.created_vcpus.load(), self.online_vcpus.load())
     }
 
     /// Whether every ioctl answers -EIO.

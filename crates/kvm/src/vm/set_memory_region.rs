@@ -55,7 +55,7 @@ pub(crate) fn set_memory_region(
     }) = &new
     {
         // The file pins the VM, not the other way round.
-        file.put(task);
+        file.fput(task);
     }
     result
 }

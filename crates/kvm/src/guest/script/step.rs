@@ -131,6 +131,25 @@ pub struct Step {
 }
 
 impl Step {
+    /// A step outside of any script.
+    pub fn alone(vcpu: u32, verb: Verb) -> Step {
+        Step {
+            line: 0,
+            vcpu,
+            text: String::new(),
+            verb,
+        }
+    }
+
+    /// Does the step on the vCPU that was entered: the registers of the TD exit that came of it, or
+    /// None when the guest just goes on.
+    pub fn run(&self, entered: &Entered) -> Option<Regs> {
+        match take(self, entered) {
+            Taken::Exit(regs) => Some(regs),
+            Taken::Settled(_) => None,
+        }
+    }
+
     /// Whether a TD exit is a fault of the step's instruction, which is executed again afterwards.
     pub(super) fn is_executed_again(&self) -> bool {
         matches!(self.verb, Verb::Accept { .. })
