@@ -15,6 +15,7 @@ mod locks;
 mod measure;
 mod progress;
 mod run;
+mod stress;
 mod style;
 mod vectors;
 
@@ -42,6 +43,7 @@ enum Command {
     Check(check::Check),
     Explain(explain::Explain),
     Disciplines(disciplines::Disciplines),
+    Stress(stress::Stress),
     Bench(bench::Bench),
 }
 
@@ -57,6 +59,7 @@ fn main() -> ExitCode {
         Command::Check(command) => command.run(),
         Command::Explain(command) => command.run(),
         Command::Disciplines(command) => command.run(),
+        Command::Stress(command) => command.run(),
         Command::Bench(command) => command.run(),
     };
     failure::exit_code(done)

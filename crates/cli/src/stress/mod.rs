@@ -1,0 +1,138 @@
+//! `seamlock stress`: threads make random calls, and then everything that must hold is checked.
+
+mod audit;
+mod client;
+mod cost;
+mod desk;
+mod finding;
+mod guest;
+mod known;
+mod ops;
+mod replay;
+mod report;
+mod round;
+mod tally;
+mod watch;
+mod worker;
+mod world;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use seamlock_kvm::discipline;
+
+use crate::failure::BadInput;
+use crate::progress;
+use finding::Findings;
+use replay::Replayer;
+use report::Totals;
+use round::Run;
+use world::Shape;
+
+/// Stress KVM's control plane: threads make random calls on some VMs, and then all invariants are checked.
+///
+/// Rounds of a few thousand calls, each on a machine of its own. Which calls a thread makes comes of the
+/// seed; how the threads interleave does not.
+#[derive(Debug, Args)]
+pub struct Stress {
+    /// How KVM locks; `seamlock disciplines` lists them.
+    #[arg(long, value_name = "NAME", default_value = discipline::V7_3.name)]
+    discipline: String,
+    /// How long, at the least a round.
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    seconds: u64,
+    /// Threads that make calls.
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=256))]
+    threads: u16,
+    /// VMs at a time.
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=16))]
+    vms: u16,
+    /// vCPUs of each VM.
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
+    vcpus: u16,
+    /// Which calls are made.
+    #[arg(long, value_name = "K", default_value_t = 1)]
+    seed: u64,
+    /// Check the order of the locks at every acquisition.
+    #[arg(long)]
+    lockdep: bool,
+    /// A race that is known, such as R11, and no finding. May be given more than once.
+    #[arg(long, value_name = "RACE")]
+    allow: Vec<String>,
+    /// Stop after the first round that found something.
+    #[arg(long)]
+    fail_fast: bool,
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Stress {
+    /// Runs the command: exit code 1 when something was found.
+    pub fn run(self) -> anyhow::Result<ExitCode> {
+        let shape = Shape {
+            threads: self.threads.into(),
+            vms: self.vms.into(),
+            vcpus: self.vcpus.into(),
+        };
+        let discipline = discipline::by_name(&self.discipline).ok_or_else(|| {
+            let names: Vec<_> = discipline::DISCIPLINES.iter().map(|d| d.name).collect();
+            BadInput(format!(
+                "--discipline {}: there is none; there are {}",
+                self.discipline,
+                names.join(", ")
+            ))
+        })?;
+        let run = Run {
+            shape,
+            discipline,
+            lockdep: self.lockdep,
+            hotplug: true,
+            seed: self.seed,
+            start: Instant::now(),
+            findings: Arc::new(Findings::allowing(self.allow.clone())),
+            replayer: Replayer::boot(shape, discipline)?,
+        };
+        let totals = self.rounds(&run)?;
+        let costs = cost::measure()?;
+        if self.json {
+            report::json(&run, &totals, &costs)?;
+        } else {
+            report::text(&run, &totals, &costs);
+        }
+        Ok(if run.findings.is_empty() {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        })
+    }
+
+    fn rounds(&self, run: &Run) -> anyhow::Result<Totals> {
+        let whole = Duration::from_secs(self.seconds);
+        let bar = progress::count("stress", self.seconds);
+        let mut totals = Totals::default();
+        loop {
+            let round = totals.rounds;
+            totals.add(run.round(round)?);
+            totals.spent = run.start.elapsed();
+            bar.set_position(totals.spent.as_secs().min(self.seconds));
+            let fresh = run.findings.take_fresh();
+            if !self.json {
+                bar.suspend(|| fresh.iter().for_each(report::finding));
+            }
+            let found = !run.findings.is_empty() && self.fail_fast;
+            if totals.spent >= whole || found {
+                bar.finish_and_clear();
+                return Ok(totals);
+            }
+        }
+    }
+}
+
+/// Threads hang and can't be joined: what was found is told, and the process ends.
+fn give_up(run: &Run) {
+    run.findings.all().iter().for_each(report::finding);
+    std::process::exit(1);
+}

@@ -1,0 +1,82 @@
+//! What the threads do: one row for each operation, with how often it is done in each stage of a VM.
+
+mod build;
+mod memory;
+mod run;
+mod vm;
+
+pub use build::is_impossible_ebusy;
+pub use memory::gmem_of;
+
+use std::sync::Arc;
+
+use seamlock_kvm::Result;
+
+use super::worker::Worker;
+use super::world::{Stage, Vm};
+
+/// An operation. None when there was nothing to do it to.
+pub type Run = fn(&mut Worker, &Arc<Vm>) -> Option<Result<i64>>;
+
+/// One operation.
+pub struct Op {
+    /// The ioctl, or what user space or the host does.
+    pub name: &'static str,
+    /// How often before INIT_VM, while the TD is built, when it runs, and when it is dead.
+    weights: [u32; 4],
+    /// Does it.
+    pub run: Run,
+}
+
+const fn op(name: &'static str, weights: [u32; 4], run: Run) -> Op {
+    Op { name, weights, run }
+}
+
+/// The operations. The first is done where there is no VM.
+pub static OPS: &[Op] = &[
+    op("KVM_CREATE_VM", [0, 0, 0, 0], |_, _| None),
+    op("KVM_TDX_INIT_VM", [40, 1, 1, 1], build::init_vm),
+    op("KVM_TDX_CAPABILITIES", [6, 2, 2, 1], build::capabilities),
+    op("KVM_CREATE_VCPU", [4, 10, 2, 1], build::create_vcpu),
+    op("KVM_SET_CPUID2", [0, 12, 1, 1], build::set_cpuid),
+    op("KVM_TDX_INIT_VCPU", [0, 14, 1, 1], build::init_vcpu),
+    op("KVM_TDX_GET_CPUID", [0, 6, 1, 1], build::get_cpuid),
+    op("KVM_TDX_INIT_MEM_REGION", [1, 24, 1, 1], build::load),
+    op("KVM_TDX_FINALIZE_VM", [1, 1, 1, 1], build::finalize),
+    op("KVM_RUN", [0, 1, 20, 1], run::run),
+    op("KVM_PRE_FAULT_MEMORY", [0, 2, 12, 1], run::pre_fault),
+    op(
+        "KVM_SET_USER_MEMORY_REGION2",
+        [10, 8, 6, 1],
+        memory::memslot,
+    ),
+    op(
+        "KVM_SET_MEMORY_ATTRIBUTES",
+        [8, 8, 10, 1],
+        memory::attributes,
+    ),
+    op("KVM_CREATE_GUEST_MEMFD", [6, 3, 2, 1], memory::create_gmem),
+    op("fallocate(PUNCH_HOLE)", [1, 5, 8, 1], memory::punch_hole),
+    op("fallocate", [1, 2, 3, 1], memory::allocate),
+    op("memory failure", [0, 1, 1, 0], memory::memory_failure),
+    op("munmap", [0, 2, 2, 0], memory::munmap),
+    op("close(guest_memfd)", [0, 1, 1, 1], memory::close_gmem),
+    op("close(vCPU)", [0, 1, 1, 1], vm::close_vcpu),
+    op("close(VM)", [1, 1, 1, 20], vm::retire),
+    op("another process's ioctl", [1, 1, 1, 1], vm::foreign),
+    op("any ioctl", [6, 16, 16, 4], vm::any),
+];
+
+/// Draws an operation for a VM in this stage.
+pub fn draw(rng: &mut fastrand::Rng, stage: Stage) -> usize {
+    let stage = stage as usize;
+    let total: u32 = OPS.iter().map(|op| op.weights[stage]).sum();
+    let mut left = rng.u32(..total);
+    for (i, op) in OPS.iter().enumerate() {
+        match left.checked_sub(op.weights[stage]) {
+            Some(rest) => left = rest,
+            None => return i,
+        }
+    }
+    0
+}

@@ -1,0 +1,194 @@
+//! Who watches a round: the processors, the order of what is added to TDs, and what KVM asserts.
+//!
+//! # Locking
+//! A logical processor does one thing at a time, whatever number of threads stand on it: a SEAMCALL,
+//! or a guest's turn from TDH.VP.ENTER to the TD exit. [`Watch`] keeps threads apart by that.
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Instant;
+
+use seamlock_kvm::bug::What;
+use seamlock_kvm::guest::{Entered, Guest, Turn};
+use seamlock_kvm::host::{Inject, Upcoming};
+use seamlock_kvm::lockdep::Breach;
+use seamlock_kvm::observer::Seamcall;
+use seamlock_kvm::{Bug, Observer, Teardown};
+use seamlock_sync::Private;
+use seamlock_tdx_abi::{Leaf, TdxStatus};
+
+use super::desk::Desk;
+use super::finding::{Blame, Finding, Findings};
+use super::guest::Restless;
+use super::known;
+
+thread_local! {
+    /// Pages that this thread has added, in the order of all additions.
+    static ADDED: RefCell<Vec<u64>> = const { RefCell::new(Vec::new()) };
+}
+
+/// The stamps of the pages that the thread has added since this was asked last.
+pub fn take_added() -> Vec<u64> {
+    ADDED.with(|added| std::mem::take(&mut *added.borrow_mut()))
+}
+
+/// What all threads of a round are watched by.
+#[derive(Debug)]
+pub struct Watch {
+    busy: Vec<AtomicBool>,
+    stamp: AtomicU64,
+    guest: Restless,
+    bugged: Private<BTreeSet<u64>>,
+    pub desk: Arc<Desk>,
+    pub findings: Arc<Findings>,
+    pub seed: u64,
+    pub round: u64,
+    pub start: Instant,
+}
+
+impl Watch {
+    /// A watch over so many processors.
+    pub fn new(
+        lps: u32,
+        desk: Arc<Desk>,
+        findings: Arc<Findings>,
+        (seed, round): (u64, u64),
+        start: Instant,
+    ) -> Watch {
+        Watch {
+            busy: (0..lps).map(|_| AtomicBool::new(false)).collect(),
+            stamp: AtomicU64::new(0),
+            bugged: Private::default(),
+            guest: Restless::new(seed ^ round.rotate_left(17)),
+            desk,
+            findings,
+            seed,
+            round,
+            start,
+        }
+    }
+
+    /// Whether a fatal bug is no news: the VM had one before, or another VM had, whose pages and HKID
+    /// are lost to the host, and this one is no known race.
+    fn follows_from_another(&self, vm: u64, race: Option<&str>) -> bool {
+        self.bugged.with(|bugged| {
+            let spoiled = !bugged.is_empty();
+            !bugged.insert(vm) || (spoiled && race.is_none())
+        })
+    }
+
+    /// Whether a VM of the round was bugged, so that what is left of it is in the books.
+    pub fn is_spoiled(&self) -> bool {
+        self.bugged.with(|bugged| !bugged.is_empty())
+    }
+
+    fn occupy(&self, lp: u32) {
+        while self.busy[lp as usize].swap(true, Ordering::Acquire) {
+            std::thread::yield_now();
+        }
+    }
+
+    fn leave(&self, lp: u32) {
+        self.busy[lp as usize].store(false, Ordering::Release);
+    }
+
+    /// A finding of this round, by the thread that calls.
+    pub fn finding(&self, check: &'static str, vm: u64, what: String) -> Finding {
+        Finding {
+            check,
+            blame: Blame::Seamlock,
+            race: None,
+            what,
+            site: String::new(),
+            doing: String::new(),
+            beside: Vec::new(),
+            vm,
+            round: self.round,
+            after_ms: self.start.elapsed().as_millis() as u64,
+            seed: self.seed,
+            times: 1,
+        }
+    }
+}
+
+impl Inject for Watch {
+    fn status(&self, call: &Upcoming) -> Option<TdxStatus> {
+        self.occupy(call.cpu);
+        None
+    }
+}
+
+impl Guest for Watch {
+    fn run(&self, entered: &Entered) -> Turn {
+        let turn = self.guest.run(entered);
+        self.leave(entered.lp);
+        turn
+    }
+}
+
+impl Observer for Watch {
+    fn seamcall(&self, call: &Seamcall) {
+        if call.leaf() == Leaf::MEM_PAGE_ADD && call.status() == TdxStatus::SUCCESS {
+            // The TDR is the thread's alone no more, but the locks that order additions still are.
+            let stamp = self.stamp.fetch_add(1, Ordering::Relaxed);
+            ADDED.with(|added| added.borrow_mut().push(stamp));
+        }
+        if !call.entered {
+            self.leave(call.cpu);
+        }
+    }
+
+    fn bug(&self, bug: &Bug) {
+        if known::is_asked_for(bug) {
+            return;
+        }
+        let (doing, beside) = self.desk.around(bug.vm);
+        let race = known::race(bug, doing, &beside);
+        if bug.fatal && self.follows_from_another(bug.vm, race) {
+            return;
+        }
+        let refused = matches!(&bug.what, What::Seamcall { .. });
+        let listed = matches!(&bug.what, What::Condition(what) if what.contains("list corruption"));
+        let blame = if refused || listed {
+            Blame::Discipline
+        } else {
+            Blame::Seamlock
+        };
+        self.findings.add(Finding {
+            blame,
+            race,
+            site: bug.site.to_owned(),
+            doing: doing.to_owned(),
+            beside: beside.into_iter().map(str::to_owned).collect(),
+            ..self.finding("no KVM_BUG_ON", bug.vm, bug.to_string())
+        });
+    }
+
+    fn lockdep(&self, breach: &Breach) {
+        self.findings.add(Finding {
+            blame: Blame::Discipline,
+            site: breach.acquired.site.to_string(),
+            ..self.finding("lockdep", 0, breach.to_string())
+        });
+    }
+
+    fn teardown(&self, teardown: &Teardown) {
+        // What a bug left behind is told with the bug.
+        if teardown.bugs != 0 || (teardown.pages_leaked == 0 && teardown.hkid_returned) {
+            return;
+        }
+        let what = format!(
+            "the VM ended with {} pages leaked, its HKID {}",
+            teardown.pages_leaked,
+            if teardown.hkid_returned {
+                "returned"
+            } else {
+                "leaked"
+            }
+        );
+        self.findings
+            .add(self.finding("nothing leaks", teardown.vm, what));
+    }
+}

@@ -1,0 +1,58 @@
+//! `seamlock stress` as a user runs it, for a short time.
+
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+fn stress(arguments: &[&str]) -> (Output, Value) {
+    let out = Command::new(env!("CARGO_BIN_EXE_seamlock"))
+        .args(["stress", "--json"])
+        .args(arguments)
+        .output()
+        .expect("the binary is built");
+    let report = serde_json::from_slice(&out.stdout).expect("one JSON object");
+    (out, report)
+}
+
+fn races(report: &Value) -> Vec<&str> {
+    let findings = report["findings"].as_array().expect("a list");
+    let race = |finding: &'_ Value| finding["race"].as_str().map(str::to_owned);
+    let known = findings.iter().filter_map(race);
+    known.map(|race| &*race.leak()).collect()
+}
+
+#[test]
+fn v7_3_has_nothing_but_what_is_known_of_it() {
+    let known = ["--allow", "R11", "--allow", "R12", "--allow", "R13"];
+    let (out, report) = stress(&[&["--seconds", "3", "--lockdep"][..], &known].concat());
+    assert_eq!(out.status.code(), Some(0), "{}", report["findings"]);
+    assert!(report["calls"].as_u64().expect("a number") > 1000);
+    assert!(report["replays"].as_u64().expect("a number") > 0);
+}
+
+#[test]
+fn what_v6_16_does_wrong_with_one_thread_is_found_in_the_first_round() {
+    let arguments = ["--discipline", "v6.16", "--seconds", "60", "--fail-fast"];
+    let (out, report) = stress(&arguments);
+    assert_eq!(out.status.code(), Some(1));
+    assert!(races(&report).contains(&"R5"), "{}", report["findings"]);
+}
+
+#[test]
+fn v6_16_shows_r1_in_seconds() {
+    // R5 needs no second thread, and would end the run at once.
+    let arguments = [
+        "--discipline",
+        "v6.16",
+        "--seconds",
+        "120",
+        "--fail-fast",
+        "--allow",
+        "R5",
+    ];
+    let (out, report) = stress(&arguments);
+    assert_eq!(out.status.code(), Some(1));
+    let found = races(&report);
+    let of_the_tdr = |race: &&str| race.starts_with("R1") || race.starts_with("R2");
+    assert!(found.iter().any(of_the_tdr), "{}", report["findings"]);
+}
