@@ -4,6 +4,7 @@
 // The command line is where threads start and progress looks at the clock.
 #![allow(clippy::disallowed_methods)]
 
+mod abi;
 mod bench;
 mod check;
 mod diff;
@@ -44,6 +45,7 @@ enum Command {
     Explain(explain::Explain),
     Disciplines(disciplines::Disciplines),
     Stress(stress::Stress),
+    Abi(abi::Abi),
     Bench(bench::Bench),
 }
 
@@ -60,6 +62,7 @@ fn main() -> ExitCode {
         Command::Explain(command) => command.run(),
         Command::Disciplines(command) => command.run(),
         Command::Stress(command) => command.run(),
+        Command::Abi(command) => command.run(),
         Command::Bench(command) => command.run(),
     };
     failure::exit_code(done)

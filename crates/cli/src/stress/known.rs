@@ -16,6 +16,11 @@
 //! that reason. KVM_TDX_FINALIZE_VM completes, for it takes neither `filemap_invalidate_lock` nor
 //! `mmu_lock`. TDH.MEM.PAGE.REMOVE then fails with TDX_TLB_TRACKING_NOT_DONE: the VM is bugged, and its
 //! page goes back to the host while the TD still has it.
+//!
+//! R14. PUNCH_HOLE on one guest_memfd beside INIT_MEM_REGION of a page of another one, or beside
+//! FINALIZE_VM. `filemap_invalidate_lock` is each file's own, and TDH.MR.EXTEND and TDH.MR.FINALIZE run
+//! outside of `mmu_lock`: they want the TDR alone, TDH.MEM.RANGE.BLOCK shared. Either side fails with
+//! TDX_OPERAND_BUSY and bugs the VM.
 
 use seamlock_kvm::Bug;
 use seamlock_kvm::bug::What;
@@ -25,6 +30,8 @@ const LOAD: &str = "KVM_TDX_INIT_MEM_REGION";
 const FINALIZE: &str = "KVM_TDX_FINALIZE_VM";
 const INIT_VCPU: &str = "KVM_TDX_INIT_VCPU";
 const GET_CPUID: &str = "KVM_TDX_GET_CPUID";
+const HOLE: &str = "fallocate(PUNCH_HOLE)";
+const POISON: &str = "memory failure";
 
 /// What the hand that takes CPUs offline is at.
 pub const HOTPLUG: &str = "CPU offline";
@@ -61,7 +68,14 @@ pub fn race(bug: &Bug, doing: &str, beside: &[&str]) -> Option<&'static str> {
         return Some("R12");
     }
     let with = |name: &str| beside.contains(&name);
+    let hole = |name: &str| name == HOLE || name == POISON;
     match leaf {
+        Leaf::MR_EXTEND if beside.iter().any(|name| hole(name)) => Some("R14"),
+        Leaf::MEM_RANGE_BLOCK | Leaf::MEM_PAGE_REMOVE
+            if hole(doing) && (with(LOAD) || with(FINALIZE)) =>
+        {
+            Some("R14")
+        }
         Leaf::VP_FLUSH if with(LOAD) => Some("R1c"),
         Leaf::VP_FLUSH if with(FINALIZE) => Some("R2c"),
         Leaf::VP_FLUSH if with(INIT_VCPU) => Some("R10'"),

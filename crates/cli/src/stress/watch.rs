@@ -146,6 +146,9 @@ impl Observer for Watch {
         }
         let (doing, beside) = self.desk.around(bug.vm);
         let race = known::race(bug, doing, &beside);
+        if race.is_none() && !bug.fatal && self.is_spoiled() {
+            return;
+        }
         if bug.fatal && self.follows_from_another(bug.vm, race) {
             return;
         }

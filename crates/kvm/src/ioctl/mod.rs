@@ -27,6 +27,7 @@ use crate::tdx;
 use crate::vcpu::VcpuRef;
 use crate::vm::Kvm;
 
+pub use caps::X86 as X86_CAPS;
 pub use table::{Entry, Handler, TABLE};
 
 /// `ioctl(2)` on a descriptor.

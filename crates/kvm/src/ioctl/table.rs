@@ -41,11 +41,44 @@ pub struct Entry {
     pub name: &'static str,
     /// Who handles it.
     pub handler: Handler,
+    /// The handler's name.
+    pub function: &'static str,
+}
+
+/// Handlers that answer every request that is well formed with the same error, as the kernel does for a
+/// TD: protected registers, SEV's encrypted regions, devices that there are none of.
+const REFUSALS: &[&str] = &[
+    "vcpu::get_protected",
+    "vcpu::kvmclock_ctrl",
+    "vcpu::enable_cap",
+    "vm::memory_encrypt_region",
+    "vm::create_device",
+];
+
+impl Entry {
+    /// Whether the request is there to be refused.
+    pub fn is_refused(&self) -> bool {
+        REFUSALS.contains(&self.function)
+    }
+
+    /// The kind of file that it is for.
+    pub fn scope(&self) -> Scope {
+        match self.handler {
+            Handler::System(_) => Scope::SYSTEM,
+            Handler::Vm(_) => Scope::VM,
+            Handler::Vcpu(_) | Handler::LoadedVcpu(_) => Scope::VCPU,
+        }
+    }
 }
 
 macro_rules! rows {
     ($($kind:ident $name:ident => $handler:expr;)*) => {
-        &[$(Entry { request: $name, name: stringify!($name), handler: Handler::$kind($handler) },)*]
+        &[$(Entry {
+            request: $name,
+            name: stringify!($name),
+            handler: Handler::$kind($handler),
+            function: stringify!($handler),
+        },)*]
     };
 }
 
@@ -180,14 +213,20 @@ mod tests {
     use std::collections::BTreeSet;
 
     #[test]
+    fn every_handler_that_refuses_is_in_the_table() {
+        for function in REFUSALS {
+            assert!(
+                TABLE.iter().any(|entry| entry.function == *function),
+                "{function}"
+            );
+        }
+    }
+
+    #[test]
     fn every_row_is_a_known_ioctl_of_that_scope_and_there_once() {
         let mut seen = BTreeSet::new();
         for entry in TABLE {
-            let scope = match entry.handler {
-                Handler::System(_) => Scope::SYSTEM,
-                Handler::Vm(_) => Scope::VM,
-                Handler::Vcpu(_) | Handler::LoadedVcpu(_) => Scope::VCPU,
-            };
+            let scope = entry.scope();
             assert!(
                 seen.insert((entry.request, scope.bits())),
                 "{} twice",
