@@ -62,11 +62,16 @@ fn choose(rng: &mut fastrand::Rng) -> Option<Verb> {
             size: 4,
         },
         53 => Verb::Vmcall([rng.u64(..20), 0, gpa, 1, 0, 0]),
-        54 => Verb::Exit { reason: 1, qual: 0 },
+        54 => Verb::Exit {
+            reason: 1,
+            qual: 0,
+            interruption: 0,
+        },
         // A page that is there and not accepted: KVM ends the VM.
         55 if rng.u32(..8) == 0 => Verb::Touch {
             gpa,
             how: Memory::Write,
+            shared: false,
         },
         56 => return None,
         _ => Verb::Accept { gpa, level: 0 },
