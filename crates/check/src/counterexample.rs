@@ -96,6 +96,14 @@ impl Counterexample {
         outline::outline(self)
     }
 
+    /// Where each thread is at the end, what it holds and what it waits for.
+    pub fn moment(&self) -> Vec<String> {
+        let threads = 0..self.threads.len();
+        threads
+            .flat_map(|thread| outline::moment(self, thread))
+            .collect()
+    }
+
     /// How long each lock was held, in the order of acquisition.
     pub fn holds(&self) -> Vec<Hold> {
         let mut holds: Vec<Hold> = Vec::new();

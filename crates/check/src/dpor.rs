@@ -50,6 +50,8 @@ pub(crate) struct Dpor {
     next: u32,
     sleep: u16,
     rng: Option<Rng>,
+    // How many free choices are made without it.
+    stays: u8,
     mismatch: bool,
     // Sums of the hashes of the first so many events.
     sums: Vec<u64>,
@@ -82,6 +84,7 @@ impl Dpor {
             next: NIL,
             sleep: 0,
             rng: seed.map(Rng::with_seed),
+            stays: 0,
             mismatch: false,
             sums: Vec::new(),
             traces: BTreeSet::new(),
@@ -141,16 +144,16 @@ impl Dpor {
     }
 
     fn free(&mut self, moment: &Moment<'_>, awake: u16) -> u8 {
-        // A switch costs more than all else, and one in four is enough to get everywhere.
+        // A switch costs more than all else, and one in sixteen is enough to get everywhere.
         match &mut self.rng {
-            Some(rng) => {
-                if rng.u8(..) < 64 {
-                    random_bit(rng, awake)
-                } else {
-                    moment.stay(awake)
-                }
+            Some(rng) if self.stays == 0 => {
+                self.stays = rng.u8(0..32);
+                random_bit(rng, awake)
             }
-            None => moment.stay(awake),
+            _ => {
+                self.stays = self.stays.saturating_sub(1);
+                moment.stay(awake)
+            }
         }
     }
 

@@ -4,7 +4,7 @@ use seamlock_sync::{Action, Name, Op, Outcome, Verdict};
 
 use crate::access::{Access, Accesses, Class, NOTHING};
 use crate::log::{Event, Log};
-use crate::object::{NONE, Objects, SETUP, blocking};
+use crate::object::{NONE, Objects, SETUP, blocking, same};
 use crate::scenario::Reporter;
 use crate::strategy::{Moment, Pick, Strategy};
 use crate::thread::{Pending, Thread};
@@ -75,7 +75,7 @@ impl Engine {
         self.clocks = self.strategy.needs_clocks();
         let known = self.strategy.restart();
         self.log.restart(known);
-        self.objects.restart();
+        self.objects.restart(self.log.known());
         self.end = None;
         self.live = 0;
         self.open = 0;
@@ -159,6 +159,34 @@ impl Engine {
         } else {
             self.open |= 1 << slot;
         }
+    }
+
+    /// Does at once what the running thread has come to, if that is what it did next in the execution
+    /// before and no choice is to be made; returns whether it was. All else, a difference included, is
+    /// left to [`announce`](Engine::announce) and [`choose`](Engine::choose).
+    #[inline]
+    pub(crate) fn repeats(&mut self, op: &Op) -> bool {
+        let Some(expected) = self.log.expected() else {
+            return false;
+        };
+        let Accesses { first, signal } = expected.accesses;
+        let again = expected.thread == self.running
+            && expected.action == op.action
+            && expected.arg == op.arg
+            && signal == NOTHING
+            && same(&self.objects.at(first.object).name, &op.name);
+        // What may have to wait is looked at in full, but for a lock, which was free the last time.
+        if !again || blocking(op.action) && op.action != Action::Lock || self.end.is_some() {
+            return false;
+        }
+        self.objects.fresh(first.object);
+        let thread = &mut self.threads[usize::from(self.running)];
+        thread.announced += 1;
+        thread.own = self.log.len() as u32;
+        self.log.advance();
+        self.verdict = Verdict::Go;
+        self.reporter.move_to(self.log.len(), self.running);
+        true
     }
 
     /// Whether a thread that may have to wait can go on is looked at again.
@@ -279,7 +307,9 @@ impl Engine {
         if self.clocks {
             let depth = self.log.len();
             self.record(slot)?;
-            self.strategy.committed(depth, &accesses, &self.threads);
+            if depth >= self.log.known() {
+                self.strategy.committed(depth, &accesses, &self.threads);
+            }
         } else {
             self.log.push(Event::bare(slot, pending));
             self.objects.at_mut(accesses.first.object).touch(slot);
@@ -318,17 +348,17 @@ impl Engine {
                 self.nondeterministic(slot, &expected);
                 return None;
             }
-            thread.clock = expected.clock;
             log.advance();
         } else {
             let mut event = Event::bare(slot, pending);
-            event.number = thread.clock.tick(slot);
+            event.clock = log.clock_of(thread.own);
+            event.number = event.clock.tick(slot);
             event.own = thread.own;
             for (nth, access) in accesses.list().enumerate() {
                 let object = objects.at(access.object);
                 match access.class {
-                    Class::Await => log.learn_releases(object, access, &mut thread.clock),
-                    class => object.learn(class, &mut thread.clock),
+                    Class::Await => log.learn_releases(object, access, &mut event.clock),
+                    class => object.learn(class, &mut event.clock),
                 }
                 if nth == 0 {
                     (event.before, event.alone) = (object.last, object.last_alone);
@@ -336,15 +366,12 @@ impl Engine {
                     event.signal = [object.last, object.last_alone];
                 }
             }
-            event.clock = thread.clock;
+            for access in accesses.list() {
+                objects.record(access, slot, &event.clock, index);
+            }
             log.push(event);
         }
         thread.own = index;
-        for access in accesses.list() {
-            objects
-                .at_mut(access.object)
-                .record(access.class, slot, &thread.clock, index);
-        }
         Some(())
     }
 

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use seamlock_sync::{Action, Name, Outcome};
 
-use crate::access::{AWAIT, Class};
+use crate::access::{AWAIT, Access, Class};
 use crate::clock::{Clock, MAX_THREADS};
 use crate::log::Log;
 
@@ -229,9 +229,8 @@ impl Object {
         }
     }
 
-    /// Records event number `index`, of this thread and class and with this clock.
     #[inline]
-    pub(crate) fn record(&mut self, class: Class, thread: u8, clock: &Clock, index: u32) {
+    fn record(&mut self, class: Class, thread: u8, clock: &Clock, index: u32) {
         if self.last == NONE {
             self.initial = self.shadow;
         }
@@ -260,12 +259,47 @@ pub(crate) struct Objects {
     all: Vec<Object>,
     by_name: BTreeMap<u64, u32>,
     run: u64,
+    // How to take back what the events of this run did, the last first.
+    undo: Vec<Undo>,
+}
+
+/// What an object was before an event.
+#[derive(Debug)]
+struct Undo {
+    clock: Clock,
+    index: u32,
+    object: u32,
+    lasts: (u32, u32),
+    sets: (u8, u8, u16),
+    class: Class,
 }
 
 impl Objects {
-    /// Starts another run: every object is free and untouched.
-    pub(crate) fn restart(&mut self) {
+    /// Starts another run: every object is free. What the first `known` events did to the objects'
+    /// histories stays, for they will come again; the rest is taken back.
+    pub(crate) fn restart(&mut self, known: usize) {
         self.run += 1;
+        while let Some(undo) = self.undo.pop_if(|undo| undo.index as usize >= known) {
+            let object = &mut self.all[undo.object as usize];
+            object.clocks[undo.class as usize] = undo.clock;
+            (object.present, object.seen, object.threads) = undo.sets;
+            (object.last, object.last_alone) = undo.lasts;
+        }
+    }
+
+    /// Records event number `index`, of this thread and with this clock, on an object.
+    #[inline]
+    pub(crate) fn record(&mut self, access: Access, thread: u8, clock: &Clock, index: u32) {
+        let object = &mut self.all[access.object as usize];
+        self.undo.push(Undo {
+            clock: object.clocks[access.class as usize],
+            index,
+            object: access.object,
+            lasts: (object.last, object.last_alone),
+            sets: (object.present, object.seen, object.threads),
+            class: access.class,
+        });
+        object.record(access.class, thread, clock, index);
     }
 
     /// The number of the object of this name; `guess` is a number that it may well have.
@@ -306,18 +340,14 @@ impl Objects {
         self.fresh(number)
     }
 
+    /// The object of this number as a run finds it.
     #[inline]
-    fn fresh(&mut self, number: u32) -> u32 {
+    pub(crate) fn fresh(&mut self, number: u32) -> u32 {
         let object = &mut self.all[number as usize];
         if object.run != self.run {
             object.run = self.run;
             object.shadow = Shadow::FREE;
-            object.present = 0;
-            object.seen = 0;
-            object.threads = 0;
             object.waiters = 0;
-            object.last = NONE;
-            object.last_alone = NONE;
         }
         number
     }
@@ -353,7 +383,7 @@ impl Objects {
 }
 
 #[inline]
-fn same(a: &Name, b: &Name) -> bool {
+pub(crate) fn same(a: &Name, b: &Name) -> bool {
     a.a == b.a && a.b == b.b && (std::ptr::eq(a.class, b.class) || a.class == b.class)
 }
 
@@ -404,7 +434,7 @@ mod tests {
     #[test]
     fn objects_keep_their_numbers_but_not_their_holders() {
         let mut objects = Objects::default();
-        objects.restart();
+        objects.restart(0);
         let one = objects.number(&LOCK.at(1), NONE);
         let two = objects.number(&LOCK.at(2), one);
         assert_ne!(one, two);
@@ -413,7 +443,7 @@ mod tests {
             .shadow
             .apply(0, Action::Lock, Outcome::Done);
         assert_eq!(objects.held().len(), 1);
-        objects.restart();
+        objects.restart(0);
         assert_eq!(objects.number(&LOCK.at(1), two), one);
         assert_eq!(objects.at(one).shadow, Shadow::FREE);
         assert!(objects.find(&LOCK.at(2)).is_none());

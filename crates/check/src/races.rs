@@ -153,7 +153,7 @@ fn blocked(engine: &Engine) -> Vec<Second> {
             before: object.last,
             alone: object.last_alone,
             signal,
-            clock: thread.clock,
+            clock: engine.log.clock_of(thread.own),
             blocked: true,
         })
     };

@@ -52,6 +52,7 @@ impl Dpor {
         let mut sleepers = Sleepers {
             mask,
             next: [None; 16],
+            objects: 0,
             never_woken: self.faults.weak_initials,
         };
         let mut left = mask;
@@ -59,13 +60,15 @@ impl Dpor {
             let slot = left.trailing_zeros() as usize;
             left &= left - 1;
             let own = &self.own[slot];
-            sleepers.next[slot] = match own.get(own.partition_point(|&at| at < first)) {
+            let next = match own.get(own.partition_point(|&at| at < first)) {
                 Some(&at) => Some(engine.log.done()[at as usize].accesses),
                 None => {
                     let pending = engine.threads[slot].pending.as_ref();
                     pending.map(|pending| pending.accesses)
                 }
             };
+            sleepers.objects |= next.as_ref().map_or(u64::MAX, objects);
+            sleepers.next[slot] = next;
         }
         sleepers
     }
@@ -76,6 +79,8 @@ impl Dpor {
 struct Sleepers {
     mask: u16,
     next: [Option<Accesses>; 16],
+    // A bit for each object of `next`, some of them the same.
+    objects: u64,
     // A fault for tests: a thread counts as covering every sequence that it occurs in.
     never_woken: bool,
 }
@@ -86,6 +91,9 @@ impl Sleepers {
     fn cover(&mut self, item: &Item) -> bool {
         if self.mask & (1 << item.thread) != 0 {
             return true;
+        }
+        if self.objects & objects(&item.accesses) == 0 {
+            return false;
         }
         let mut left = self.mask;
         while left != 0 && !self.never_woken {
@@ -101,6 +109,15 @@ impl Sleepers {
     /// Whether any thread sleeps on.
     fn any(&self) -> bool {
         self.mask != 0 && !self.never_woken
+    }
+}
+
+/// A bit for each object that an operation has an effect on; without a common bit two do not conflict.
+fn objects(accesses: &Accesses) -> u64 {
+    let first = 1 << (accesses.first.object % 64);
+    match accesses.signal {
+        NOTHING => first,
+        signal => first | 1 << (signal % 64),
     }
 }
 

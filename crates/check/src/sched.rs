@@ -196,6 +196,9 @@ impl Scheduler {
         }
         let (me, next) = self.with(|engine| {
             let me = engine.running;
+            if self.phase.get() == Phase::Threads && engine.repeats(op) {
+                return (me, Some(me));
+            }
             engine.announce(op);
             (
                 me,

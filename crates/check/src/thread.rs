@@ -5,7 +5,6 @@ use std::panic::Location;
 use seamlock_sync::Action;
 
 use crate::access::{Accesses, NOTHING};
-use crate::clock::Clock;
 use crate::object::NONE;
 
 /// An operation that was announced and not done yet.
@@ -23,7 +22,6 @@ pub(crate) struct Pending {
 pub(crate) struct Thread {
     pub(crate) name: String,
     pub(crate) pending: Option<Pending>,
-    pub(crate) clock: Clock,
     /// Its last event.
     pub(crate) own: u32,
     pub(crate) signal: u32,
@@ -39,7 +37,6 @@ impl Thread {
         Thread {
             name: name.to_owned(),
             pending: None,
-            clock: Clock::default(),
             own: NONE,
             signal,
             refused: (NOTHING, 0),
@@ -50,7 +47,6 @@ impl Thread {
 
     pub(crate) fn restart(&mut self, signal: u32) {
         self.pending = None;
-        self.clock = Clock::default();
         self.own = NONE;
         self.signal = signal;
         self.refused = (NOTHING, 0);

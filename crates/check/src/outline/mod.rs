@@ -6,4 +6,4 @@ mod text;
 
 pub(crate) use rows::outline;
 pub use rows::{Row, What};
-pub(crate) use text::text;
+pub(crate) use text::{moment, text};

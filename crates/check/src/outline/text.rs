@@ -42,10 +42,8 @@ pub(crate) fn text(example: &Counterexample, f: &mut Formatter<'_>) -> fmt::Resu
         example.steps.len(),
         example.violation.cause
     )?;
-    for thread in 0..example.threads.len() {
-        moment(example, thread, f)?;
-    }
-    Ok(())
+    let mut lines = example.moment().into_iter();
+    lines.try_for_each(|line| writeln!(f, "      {line}"))
 }
 
 fn words(row: &Row) -> String {
@@ -73,9 +71,10 @@ fn head(example: &Counterexample, widths: &[usize], f: &mut Formatter<'_>) -> fm
     writeln!(f, "{}", head.trim_end())
 }
 
-/// Where a thread is at the end, what it waits for and what it holds.
-fn moment(example: &Counterexample, thread: usize, f: &mut Formatter<'_>) -> fmt::Result {
+/// Where a thread is at the end, what it holds and what it waits for.
+pub(crate) fn moment(example: &Counterexample, thread: usize) -> Vec<String> {
     let name = &example.threads[thread];
+    let mut lines = Vec::new();
     let open = |span: &&Span| span.thread == thread && span.until.is_none();
     let inside: Vec<&str> = example
         .spans
@@ -84,21 +83,19 @@ fn moment(example: &Counterexample, thread: usize, f: &mut Formatter<'_>) -> fmt
         .map(|span| span.what.as_str())
         .collect();
     if !inside.is_empty() {
-        writeln!(f, "      {name} is in {}", inside.join(", "))?;
+        lines.push(format!("{name} is in {}", inside.join(", ")));
     }
     let (locks, words) = held(example, thread);
     if !locks.is_empty() {
-        writeln!(f, "      {name} holds {}", locks.join(", "))?;
+        lines.push(format!("{name} holds {}", locks.join(", ")));
     }
     if !words.is_empty() {
-        writeln!(f, "      {name} has the lock words {}", words.join(", "))?;
+        lines.push(format!("{name} has the lock words {}", words.join(", ")));
     }
-    for wait in example.waiting.iter().filter(|wait| wait.thread == thread) {
-        if wait.blocked || inside.is_empty() {
-            writeln!(f, "      {}", waits(example, wait))?;
-        }
-    }
-    Ok(())
+    let mine = example.waiting.iter().filter(|wait| wait.thread == thread);
+    let told = mine.filter(|wait| wait.blocked || inside.is_empty());
+    lines.extend(told.map(|wait| waits(example, wait)));
+    lines
 }
 
 /// The locks and the lock words that a thread holds at the end.

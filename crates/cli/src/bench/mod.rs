@@ -1,5 +1,6 @@
 //! `seamlock bench`: how fast, as ratios against a named baseline of the same run.
 
+mod check;
 mod launch;
 mod seamcall;
 
@@ -16,6 +17,7 @@ pub struct Bench {
 
 #[derive(Debug, Subcommand)]
 enum What {
+    Check(check::BenchCheck),
     Launch(launch::BenchLaunch),
     Seamcall(seamcall::BenchSeamcall),
 }
@@ -24,6 +26,7 @@ impl Bench {
     /// Runs the command: exit code 1 when a target is missed.
     pub fn run(self) -> anyhow::Result<ExitCode> {
         match self.what {
+            What::Check(command) => command.run(),
             What::Launch(command) => command.run(),
             What::Seamcall(command) => command.run(),
         }

@@ -44,6 +44,9 @@ impl Answer {
 pub struct Cell {
     /// The race.
     pub race: &'static str,
+    /// What meets what.
+    #[serde(skip)]
+    pub what: &'static str,
     /// The discipline.
     pub discipline: &'static str,
     /// What it came to.
@@ -101,6 +104,7 @@ impl Cell {
         };
         Cell {
             race: race.id,
+            what: race.what,
             discipline: discipline.name,
             verdict,
             traces,

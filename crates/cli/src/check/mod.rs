@@ -4,7 +4,9 @@ mod cell;
 mod jobs;
 mod place;
 mod replay;
+mod report;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -14,6 +16,7 @@ use seamlock_kvm::Discipline;
 use seamlock_races::{COLUMNS, RACES, Race, check_race};
 
 use self::cell::{Answer, Cell};
+use self::report::Report;
 
 /// Prove or refute locking disciplines by running KVM's and the TDX module's code under every
 /// interleaving that can differ
@@ -46,6 +49,12 @@ pub struct Check {
     /// Show every operation of what goes wrong, and not only an outline
     #[arg(long)]
     steps: bool,
+    /// Write a report: the table, and a sequence chart of each finding, in one HTML file
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
+    /// Write the findings as a trace that Perfetto opens
+    #[arg(long, value_name = "FILE")]
+    trace: Option<PathBuf>,
     /// Do again what a counterexample's replay line says
     #[arg(long, value_name = "STRING", conflicts_with_all = ["scenario", "discipline", "all"])]
     replay: Option<String>,
@@ -58,7 +67,7 @@ impl Check {
     /// Runs the command.
     pub fn run(&self) -> anyhow::Result<ExitCode> {
         if let Some(line) = &self.replay {
-            return replay::replay(line, self.steps);
+            return replay::replay(line, self.steps, |report| self.write(report));
         }
         let (races, scene) = self.races()?;
         let disciplines = self.disciplines()?;
@@ -80,7 +89,19 @@ impl Check {
         if !self.json {
             self.print(&cells);
         }
+        self.write(&Report::of_races(command_line(), &cells))?;
         Ok(ExitCode::from(self.exit_code(&cells)))
+    }
+
+    /// Writes the files that are asked for.
+    fn write(&self, report: &Report<'_>) -> anyhow::Result<()> {
+        if let Some(path) = &self.report {
+            report.write_page(path)?;
+        }
+        if let Some(path) = &self.trace {
+            report.write_trace(path)?;
+        }
+        Ok(())
     }
 
     fn races(&self) -> anyhow::Result<(Vec<&'static Race>, Option<&str>)> {
@@ -144,6 +165,12 @@ impl Check {
             }
         }
     }
+}
+
+/// The command as it was given, for the report.
+fn command_line() -> String {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    format!("seamlock {}", arguments.join(" "))
 }
 
 /// How many threads this machine runs at once.

@@ -5,13 +5,18 @@ use std::process::ExitCode;
 use seamlock_check::{CheckError, Options, Schedule, Story};
 
 use super::place;
+use super::report::{Finding, Report};
 use crate::failure::BadInput;
 use crate::style;
 
 /// Does again what a replay line says: `NAME@DISCIPLINE SCHEDULE`.
 ///
 /// Exit code 1 when it goes wrong again, 0 when it does not, 3 when the code has left the schedule.
-pub fn replay(line: &str, every_step: bool) -> anyhow::Result<ExitCode> {
+pub fn replay(
+    line: &str,
+    every_step: bool,
+    write: impl FnOnce(&Report<'_>) -> anyhow::Result<()>,
+) -> anyhow::Result<ExitCode> {
     let (place, schedule) = place::split(line)?;
     let ready = place.stage()?;
     let schedule: Schedule = schedule
@@ -44,6 +49,22 @@ pub fn replay(line: &str, every_step: bool) -> anyhow::Result<ExitCode> {
             false => anstream::print!("{}", Story(example)),
         }
     }
+    let finding = |example| Finding {
+        name: place.name.clone(),
+        what: again
+            .violations
+            .iter()
+            .map(|v| v.cause.as_str())
+            .collect::<Vec<_>>()
+            .join("; "),
+        replays: vec![(place.discipline.clone(), line.trim().to_owned())],
+        example,
+    };
+    write(&Report {
+        command: super::command_line(),
+        findings: again.example.as_ref().map(finding).into_iter().collect(),
+        ..Report::default()
+    })?;
     let code = match (again.violations.is_empty(), &again.diverged) {
         (false, _) => 1,
         (true, Some(_)) => 3,
