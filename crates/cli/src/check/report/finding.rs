@@ -95,7 +95,7 @@ fn class(row: &Row) -> &'static str {
     match row.what {
         What::Begins | What::Ends => "edge",
         What::Busy => "alarm",
-        What::Inner => "inner",
+        What::Inner => "within",
         What::Lock | What::Other => "",
     }
 }
