@@ -293,3 +293,15 @@ fn a_page_that_is_used_before_it_is_accepted_kills_a_td_that_exits_for_it() {
     assert_eq!(td.run(), Err(Errno::EIO));
     assert!(td.kvm.is_dead());
 }
+
+#[test]
+fn nothing_comes_after_a_reset_until_the_td_is_gone() {
+    let td = Scripted::new("reset\nfatal 0 done");
+    let io: KvmExitIo = td.exit(KVM_EXIT_IO);
+    assert_eq!((io.direction, io.port), (KVM_EXIT_IO_OUT, 0xcf9));
+    let control = seamlock_kvm::Control::on(0);
+    control.signal(true);
+    let task = td.vmm.process.task(&control);
+    let again = seamlock_kvm::ioctl_fd(&task, td.td.vcpus[0], KVM_RUN, 0);
+    assert_eq!(again.map_err(|error| error.errno), Err(Errno::EINTR));
+}

@@ -91,10 +91,17 @@ impl Script {
             let before = cursor.waiting_in.take().map(|vm| (cursor.next - 1, vm));
             if let Some((at, vm)) = before
                 && vm == entered.vm
-                && steps[at].is_executed_again()
             {
-                cursor.waiting_in = Some(vm);
-                return (None, at);
+                let step = &steps[at];
+                if step.is_executed_again() || step.is_last_of_td() {
+                    cursor.waiting_in = Some(vm);
+                    let now = if step.is_last_of_td() {
+                        steps.len()
+                    } else {
+                        at
+                    };
+                    return (None, now);
+                }
             }
             let now = cursor.next;
             cursor.next += usize::from(now < steps.len());

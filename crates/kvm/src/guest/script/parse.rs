@@ -236,12 +236,7 @@ fn verb(text: &str) -> Result<Verb, String> {
         }
         "halt" => Verb::Halt,
         "shutdown" => Verb::Shutdown,
-        // The reset control register of a PC: a full reset.
-        "reset" => Verb::Out {
-            port: 0xcf9,
-            size: 1,
-            value: 0xe,
-        },
+        "reset" => Verb::Reset,
         "exit" => {
             let reason = o.number()?;
             let reason = u32::try_from(reason).map_err(|_| "no such exit reason".to_owned())?;

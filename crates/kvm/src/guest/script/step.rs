@@ -107,6 +107,8 @@ pub enum Verb {
         gpa: u64,
         level: u64,
     },
+    /// A full reset by a PC's reset control register, and no step until the TD is gone.
+    Reset,
     /// Any exit of the processor.
     Exit {
         reason: u32,
@@ -154,7 +156,17 @@ impl Step {
     pub(super) fn is_executed_again(&self) -> bool {
         matches!(self.verb, Verb::Accept { .. })
     }
+
+    /// Whether nothing comes after it in this TD: a VMM lets a vCPU run on until the reset is carried out.
+    pub(super) fn is_last_of_td(&self) -> bool {
+        self.verb == Verb::Reset
+    }
 }
+
+/// I/O port of a PC's reset control register.
+const RESET_CONTROL: u64 = 0xcf9;
+/// What makes it reset everything.
+const FULL_RESET: u64 = 0xe;
 
 /// What came of a step within the guest's turn.
 pub(super) enum Taken {
@@ -216,6 +228,7 @@ fn call(verb: &Verb, entered: &Entered) -> Option<Regs> {
         },
         Verb::In { port, size } => vmcall(call::IO, [size, 0, port, 0]),
         Verb::Out { port, size, value } => vmcall(call::IO, [size, 1, port, value]),
+        Verb::Reset => vmcall(call::IO, [1, 1, RESET_CONTROL, FULL_RESET]),
         Verb::MmioRead { gpa, size } => vmcall(call::MMIO, [size, 0, shared(entered, gpa), 0]),
         Verb::MmioWrite { gpa, size, value } => {
             vmcall(call::MMIO, [size, 1, shared(entered, gpa), value])
