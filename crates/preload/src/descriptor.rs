@@ -5,7 +5,7 @@ use std::mem::MaybeUninit;
 
 use seamlock_kvm::File;
 use seamlock_kvm::file::Kind;
-use seamlock_tdx_abi::kvm::Errno;
+use seamlock_tdx_abi::kvm::{Errno, GUEST_MEMFD_FLAG_INIT_SHARED};
 
 use crate::errno;
 use crate::run_page::RunMapping;
@@ -27,7 +27,9 @@ pub fn make(file: &File, run: Option<&RunMapping>) -> Result<c_int, Errno> {
         },
         Kind::Gmem(gmem) => {
             let fd = memfd(c"guest_memfd")?;
-            if gmem.flags() == 0 {
+            // Memory that is shared from the start is the memfd's. What may be mapped and is not shared
+            // has no page that user space may touch: the memfd is empty.
+            if gmem.flags() == 0 || gmem.flags() & GUEST_MEMFD_FLAG_INIT_SHARED != 0 {
                 resize(fd, gmem.size())?;
             }
             Ok(fd)

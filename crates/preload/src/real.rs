@@ -6,7 +6,7 @@
 use std::ffi::{CStr, c_char, c_int, c_long, c_uint, c_ulong, c_void};
 use std::sync::atomic::{AtomicPtr, Ordering::Relaxed};
 
-use libc::{mode_t, off_t, size_t};
+use libc::{iovec, mode_t, off_t, size_t, ssize_t};
 
 use crate::errno;
 
@@ -85,6 +85,12 @@ real! {
     dup3(fd: c_int, to: c_int, flags: c_int) -> c_int = c"dup3";
     fcntl(fd: c_int, command: c_int; arg: c_ulong) -> c_int = c"fcntl";
     ioctl(fd: c_int, request: c_ulong; arg: c_ulong) -> c_int = c"ioctl";
+    read(fd: c_int, to: *mut c_void, len: size_t) -> ssize_t = c"read";
+    write(fd: c_int, from: *const c_void, len: size_t) -> ssize_t = c"write";
+    pread(fd: c_int, to: *mut c_void, len: size_t, offset: off_t) -> ssize_t = c"pread";
+    pwrite(fd: c_int, from: *const c_void, len: size_t, offset: off_t) -> ssize_t = c"pwrite";
+    readv(fd: c_int, parts: *const iovec, count: c_int) -> ssize_t = c"readv";
+    writev(fd: c_int, parts: *const iovec, count: c_int) -> ssize_t = c"writev";
     munmap(addr: *mut c_void, len: size_t) -> c_int = c"munmap";
     fallocate(fd: c_int, mode: c_int, offset: off_t, len: off_t) -> c_int = c"fallocate";
     access(path: Path, mode: c_int) -> c_int = c"access";

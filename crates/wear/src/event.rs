@@ -37,6 +37,15 @@ pub enum Event {
         /// The vCPU's id.
         id: u32,
     },
+    /// KVM_TDX_INIT_VCPU succeeded.
+    VcpuInit {
+        /// The VM.
+        vm: u64,
+        /// The vCPU's id.
+        id: u32,
+        /// What RCX and R8 are when it first runs.
+        rcx: u64,
+    },
     /// KVM_TDX_INIT_MEM_REGION succeeded.
     Region(Region),
     /// KVM_TDX_FINALIZE_VM succeeded.
@@ -168,6 +177,14 @@ pub struct Region {
     /// The SEAMCALLs that added and measured them, as [`Calls`](crate::Calls) writes them.
     #[serde(default)]
     pub calls: String,
+}
+
+impl Region {
+    /// Whether a guest address lies in it.
+    pub fn contains(&self, gpa: u64) -> bool {
+        gpa.checked_sub(self.gpa)
+            .is_some_and(|offset| offset / 4096 < self.pages)
+    }
 }
 
 /// A call that was refused.

@@ -1,5 +1,7 @@
 //! What a run built, from the records of its processes.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::event::{Count, Event, Parameters, Refusal, Region};
@@ -50,6 +52,8 @@ pub struct Vm {
     pub parameters: Option<Parameters>,
     /// Its vCPUs by id, as they were created.
     pub vcpus: Vec<u32>,
+    /// RCX and R8 of each vCPU when it first runs.
+    pub rcx: BTreeMap<u32, u64>,
     /// Its initial memory.
     pub regions: Vec<Region>,
     /// MRTD in hexadecimal, once the TD is final.
@@ -122,7 +126,13 @@ impl Process {
             }
             Event::Vcpu { vm, id } => self.vm(*vm, |vm| vm.vcpus.push(*id)),
             Event::Region(region) => self.vm(region.vm, |vm| vm.regions.push(region.clone())),
-            Event::Finalized { vm, mrtd } => self.vm(*vm, |vm| vm.mrtd = Some(mrtd.clone())),
+            Event::VcpuInit { vm, id, rcx } => self.vm(*vm, |vm| {
+                vm.rcx.insert(*id, *rcx);
+            }),
+            Event::Finalized { vm, mrtd } => {
+                self.vm(*vm, |vm| vm.mrtd = Some(mrtd.clone()));
+                self.warn_of_lost_hobs(*vm);
+            }
             Event::Run {
                 vm,
                 vcpu,
@@ -160,6 +170,21 @@ impl Process {
                     (ioctls.clone(), seamcalls.clone(), exits.clone());
             }
         }
+    }
+
+    /// Firmware looks for its hand-off blocks where RCX points to.
+    fn warn_of_lost_hobs(&mut self, number: u64) {
+        let mut warnings = Vec::new();
+        self.vm(number, |vm| {
+            let lost = |rcx: u64| rcx != 0 && !vm.regions.iter().any(|region| region.contains(rcx));
+            if vm.rcx.values().any(|rcx| lost(*rcx)) {
+                warnings.push(format!(
+                    "VM {number}: RCX of a vCPU points to no initial memory of the TD; the data of \
+                     KVM_TDX_INIT_VCPU is the value itself, not the address of one"
+                ));
+            }
+        });
+        self.warnings.append(&mut warnings);
     }
 
     fn vm(&mut self, number: u64, change: impl FnOnce(&mut Vm)) {

@@ -72,6 +72,9 @@ impl Run {
         if !self.quiet {
             anstream::eprint!("{}", Shown(&summary));
         }
+        if let Some(signal) = status.signal().filter(|_| !self.quiet) {
+            anstream::eprintln!("seamlock: the command was ended by signal {signal}");
+        }
         if let Some(path) = &self.trace {
             write_trace(&dress, path).with_context(|| format!("writing {}", path.display()))?;
         }

@@ -58,8 +58,9 @@ fn refusal(sort: Sort, fd: c_int, flags: c_int) -> Option<c_int> {
 }
 
 hooks! {
-    /// `mmap(2)`. A guest_memfd of a TD that may be mapped has no page that user space may touch: the
-    /// memfd below it is empty, and each access to the mapping is a SIGBUS as in the kernel.
+    /// `mmap(2)`. A guest_memfd that may be mapped and is not shared from the start has no page that user
+    /// space may touch: the memfd below it is empty, and each access to the mapping is a SIGBUS as in
+    /// the kernel.
     fn mmap(
         addr: *mut c_void,
         len: size_t,

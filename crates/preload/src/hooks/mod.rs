@@ -10,6 +10,7 @@
 //! function ignores, as it does when called from C.
 
 mod close;
+mod data;
 mod dup;
 mod fcntl;
 mod ioctl;

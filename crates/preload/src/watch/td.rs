@@ -89,6 +89,15 @@ impl Command {
         };
         match TdxCmdId(self.cmd.id) {
             TdxCmdId::KVM_TDX_INIT_VM if succeeded => self.initialized(vm.number),
+            TdxCmdId::KVM_TDX_INIT_VCPU if succeeded => {
+                if let Kind::Vcpu(vcpu) = kind {
+                    record(&Event::VcpuInit {
+                        vm: vm.number,
+                        id: vcpu.id(),
+                        rcx: self.cmd.data,
+                    });
+                }
+            }
             // It may have failed after some pages.
             TdxCmdId::KVM_TDX_INIT_MEM_REGION => self.added(vm.number),
             TdxCmdId::KVM_TDX_FINALIZE_VM if succeeded => {

@@ -78,6 +78,23 @@ static void forking(void) {
   CHECK(close(vm) == 0 && close(fd) == 0);
 }
 
+/* Files of KVM have no contents, whatever lies below them. */
+static void reading(void) {
+  char bytes[8] = {0};
+  struct iovec part = {bytes, sizeof bytes};
+  int fd = open("/dev/kvm", O_RDWR), vm = ioctl(fd, KVM_CREATE_VM, 0);
+  int each[] = {fd, vm};
+  for (int i = 0; i < 2; i++) {
+    FAILS(read(each[i], bytes, 8), EINVAL);
+    FAILS(write(each[i], bytes, 8), EINVAL);
+    FAILS(pread(each[i], bytes, 8, 0), EINVAL);
+    FAILS(pwrite(each[i], bytes, 8, 0), EINVAL);
+    FAILS(readv(each[i], &part, 1), EINVAL);
+    FAILS(writev(each[i], &part, 1), EINVAL);
+  }
+  CHECK(close(vm) == 0 && close(fd) == 0);
+}
+
 static void *churn(void *unused) {
   (void)unused;
   for (int i = 0; i < 2000; i++) {
@@ -102,6 +119,7 @@ int main(void) {
   looking();
   duplicating();
   forking();
+  reading();
   racing();
   puts("ok");
   return 0;

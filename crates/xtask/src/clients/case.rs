@@ -45,6 +45,8 @@ pub struct Case {
     pub script: &'static str,
     /// When it is over.
     pub until: Until,
+    /// How many warnings it is known to give.
+    pub warnings: usize,
 }
 
 /// When a launch is over.
@@ -184,6 +186,12 @@ impl Case {
 }
 
 impl Outcome {
+    /// What hardware or the kernel would not do, or what is legal but unusual.
+    pub fn warnings(&self) -> Vec<&String> {
+        let processes = self.summary.processes.iter();
+        processes.flat_map(|process| &process.warnings).collect()
+    }
+
     /// What is wrong with what seamlock saw.
     fn judge(&self) -> Vec<String> {
         let case = &self.case;
@@ -208,13 +216,13 @@ impl Outcome {
                 faults.push(format!("left behind: {}", td.left));
             }
         }
+        let warnings = self.warnings();
+        if warnings.len() != case.warnings {
+            let text = format!("{} warnings, not {}", warnings.len(), case.warnings);
+            faults.push(text);
+            faults.extend(warnings.into_iter().cloned());
+        }
         for process in &self.summary.processes {
-            faults.extend(
-                process
-                    .warnings
-                    .iter()
-                    .map(|text| format!("warning: {text}")),
-            );
             faults.extend(process.bugs.iter().map(|text| format!("bug: {text}")));
         }
         faults

@@ -53,5 +53,6 @@ pub fn cases() -> Vec<Case> {
         tds: 1,
         script: "",
         until: Until::AllRan,
+        warnings: 0,
     }]
 }

@@ -8,6 +8,7 @@ mod libvirt;
 mod qemu;
 mod render;
 mod root;
+mod selftests;
 mod vmspawn;
 
 use std::path::{Path, PathBuf};
@@ -56,7 +57,8 @@ impl Clients {
             outcomes.len() - failed
         );
         if self.only.is_none() && failed == 0 {
-            render::settle(&root, &outcomes, self.write)?;
+            let selftests = selftests::run(&cache, &root)?;
+            render::settle(&root, &outcomes, selftests.as_ref(), self.write)?;
         }
         if failed > 0 {
             bail!("{failed} clients failed");

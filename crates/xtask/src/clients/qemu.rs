@@ -62,6 +62,7 @@ fn launch(package: &str, firmware: &'static str, memory: u64, vcpus: usize) -> C
         tds: 1,
         script: "shutdown\n",
         until: Until::GuestEnds,
+        warnings: 0,
     }
 }
 

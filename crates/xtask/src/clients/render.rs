@@ -10,6 +10,7 @@ use super::alioth;
 use super::case::{Outcome, Until};
 use super::qemu::IMAGES;
 use super::root::Root;
+use super::selftests::{self, Selftests, Verdict};
 
 /// The document, in the checkout.
 const DOCUMENT: &str = "docs/clients.md";
@@ -24,13 +25,18 @@ versions, this page would change. The VMMs are Debian sid's, in a root directory
 
 A launch passes when each trust domain's MRTD is the one that the firmware's file gives (as `seamlock
 measure` computes it, without KVM or the TDX module), every vCPU is there, a vCPU ran, nothing was
-left behind when the TD was torn down, and there was no warning.
+left behind when the TD was torn down, and there was no warning but those that are listed.
 ";
 
 /// Writes the document, or compares it with what it was.
-pub fn settle(root: &Root, outcomes: &[Outcome], write: bool) -> Result<()> {
+pub fn settle(
+    root: &Root,
+    outcomes: &[Outcome],
+    selftests: Option<&Selftests>,
+    write: bool,
+) -> Result<()> {
     let path = super::checkout().join(DOCUMENT);
-    let text = document(root, outcomes)?;
+    let text = document(root, outcomes, selftests)?;
     if write {
         return Ok(fs::write(path, text)?);
     }
@@ -45,13 +51,23 @@ pub fn settle(root: &Root, outcomes: &[Outcome], write: bool) -> Result<()> {
     Ok(())
 }
 
-fn document(root: &Root, outcomes: &[Outcome]) -> Result<String> {
+fn document(root: &Root, outcomes: &[Outcome], selftests: Option<&Selftests>) -> Result<String> {
     let mut text = INTRODUCTION.to_owned();
     versions(&mut text, root, outcomes)?;
+    if let Some(tests) = selftests {
+        writeln!(
+            text,
+            "| {} | {} |",
+            selftests::PACKAGE,
+            tests.version.trim()
+        )?;
+    }
     text.push_str(RESULTS);
     launches(&mut text, outcomes)?;
     firmware(&mut text, outcomes)?;
+    warnings(&mut text, outcomes)?;
     refusals(&mut text, outcomes)?;
+    selftests.map_or(Ok(()), |tests| own_tests(&mut text, tests))?;
     Ok(text)
 }
 
@@ -127,6 +143,17 @@ fn firmware(text: &mut String, outcomes: &[Outcome]) -> Result<()> {
     Ok(())
 }
 
+/// What is legal but unusual.
+fn warnings(text: &mut String, outcomes: &[Outcome]) -> Result<()> {
+    text.push_str("\n## Warnings\n\n");
+    for outcome in outcomes {
+        for warning in outcome.warnings() {
+            writeln!(text, "* {}: {warning}", outcome.case.client)?;
+        }
+    }
+    Ok(())
+}
+
 /// What was refused, but for calls that a signal ended.
 fn refusals(text: &mut String, outcomes: &[Outcome]) -> Result<()> {
     let mut found: BTreeMap<(String, String, String, String), Vec<&str>> = BTreeMap::new();
@@ -148,6 +175,39 @@ fn refusals(text: &mut String, outcomes: &[Outcome]) -> Result<()> {
     for ((call, errno, reason, site), clients) in found {
         let clients = clients.join(", ");
         writeln!(text, "| {call} | {errno} | {reason} | {site} | {clients} |")?;
+    }
+    Ok(())
+}
+
+/// KVM's own tests, by what became of them.
+fn own_tests(text: &mut String, tests: &Selftests) -> Result<()> {
+    text.push_str("\n## KVM's selftests\n\n");
+    let count = |of: fn(&Verdict) -> bool| tests.verdicts.iter().filter(|(_, v)| of(v)).count();
+    writeln!(
+        text,
+        "`tools/testing/selftests/kvm` of Linux, {} programs: {} pass, {} skip themselves, {} fail. Nearly
+all run code in a virtual machine that is no TD. seamlock creates such machines for those who probe
+them, and has neither registers nor a processor for their vCPUs; a test that sets up the first vCPU's
+registers ends there.\n",
+        tests.verdicts.len(),
+        count(|v| *v == Verdict::Passed),
+        count(|v| matches!(v, Verdict::Skipped(_))),
+        count(|v| matches!(v, Verdict::Failed(_))),
+    )?;
+    let mut by_verdict: BTreeMap<&Verdict, Vec<&str>> = BTreeMap::new();
+    for (name, verdict) in &tests.verdicts {
+        by_verdict.entry(verdict).or_default().push(name);
+    }
+    text.push_str("| verdict | why | tests |\n|---|---|---|\n");
+    for (verdict, names) in by_verdict {
+        let (what, why) = match verdict {
+            Verdict::Passed => ("pass", ""),
+            Verdict::Skipped(why) => ("skip", why.as_str()),
+            Verdict::Failed(why) => ("fail", why.as_str()),
+        };
+        let names: Vec<String> = names.iter().map(|name| name.replace(' ', "/")).collect();
+        let why = why.replace('|', "\\|");
+        writeln!(text, "| {what} | {why} | {} |", names.join(", "))?;
     }
     Ok(())
 }

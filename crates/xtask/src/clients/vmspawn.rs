@@ -24,5 +24,6 @@ pub fn cases() -> Vec<Case> {
         tds: 1,
         script: "",
         until: Until::VmmGivesUp,
+        warnings: 0,
     }]
 }
