@@ -4,7 +4,8 @@
 //! running, however it ends. Its `/dev` has no `kvm`.
 
 use std::fmt::Display;
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -54,6 +55,8 @@ impl Jail {
         let work = std::env::temp_dir().join(format!("seamlock-clients-{}", std::process::id()));
         let _ = fs::remove_dir_all(&work);
         fs::create_dir_all(&work)?;
+        // As any /tmp: apt, for one, does its work as a user of its own.
+        fs::set_permissions(&work, Permissions::from_mode(0o1777))?;
         Ok(Jail {
             root: root.to_path_buf(),
             work,
@@ -67,8 +70,10 @@ impl Jail {
 
     /// A command in it, with nothing of our environment.
     pub fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new("unshare");
+        // Whatever happens to us, nothing stays.
+        let mut command = Command::new("setpriv");
         command
+            .args(["--pdeathsig", "KILL", "unshare"])
             .args(["--mount", "--propagation", "private"])
             .args(["--pid", "--fork", "--kill-child", "sh", "-c", ENTER, "sh"])
             .args([&self.root, &self.work])
@@ -94,7 +99,7 @@ impl Jail {
             .stdout(file.try_clone()?)
             .stderr(file)
             .spawn()
-            .context("starting unshare")?;
+            .context("starting setpriv")?;
         Ok(Running {
             child,
             since: Instant::now(),

@@ -18,6 +18,7 @@ use anyhow::{Context, Result, bail};
 
 use cache::Cache;
 use case::{Case, Outcome};
+use render::Settle;
 use root::{Prepared, Root};
 
 /// Run unmodified VMMs under `seamlock run`, and compare each TD's MRTD with the firmware's.
@@ -35,6 +36,9 @@ pub struct Clients {
     /// Write docs/clients.md anew
     #[arg(long)]
     write: bool,
+    /// Fail when docs/clients.md is not what this run gives, unless the versions differ
+    #[arg(long, conflicts_with = "write")]
+    check: bool,
 }
 
 impl Clients {
@@ -58,12 +62,20 @@ impl Clients {
         );
         if self.only.is_none() && failed == 0 {
             let selftests = selftests::run(&cache, &root)?;
-            render::settle(&root, &outcomes, selftests.as_ref(), self.write)?;
+            render::settle(&root, &outcomes, selftests.as_ref(), self.settle())?;
         }
         if failed > 0 {
             bail!("{failed} clients failed");
         }
         Ok(())
+    }
+
+    fn settle(&self) -> Settle {
+        match (self.write, self.check) {
+            (true, _) => Settle::Write,
+            (_, true) => Settle::Check,
+            _ => Settle::Tell,
+        }
     }
 
     fn run_cases(&self, root: &Root) -> Result<Vec<Outcome>> {

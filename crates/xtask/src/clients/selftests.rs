@@ -73,7 +73,10 @@ pub struct Selftests {
 pub fn run(cache: &Cache, root: &Root) -> Result<Option<Selftests>> {
     let built = match cache.keep(&format!("{PACKAGE}-kvm-1"), |dir| build(root, dir)) {
         Ok(built) => built,
-        Err(error) if error.is::<Unreachable>() => return Ok(None),
+        Err(error) if error.is::<Unreachable>() => {
+            println!("skipped: KVM's selftests, {error:#}");
+            return Ok(None);
+        }
         Err(error) => return Err(error),
     };
     let version = fs::read_to_string(built.join("version"))?;
@@ -105,8 +108,8 @@ fn build(root: &Root, dir: &Path) -> Result<()> {
     let sources = fs::read_to_string(root.path("etc/apt/sources.list"))?;
     let backports = sources.replace(" sid ", &format!(" {SUITE} "));
     fs::write(root.path("etc/apt/sources.list.d/kernel.list"), backports)?;
-    if root.must(&["apt-get", "update", "--quiet"]).is_err() {
-        return Err(Unreachable.into());
+    if let Err(error) = root.must(&["apt-get", "update", "--quiet"]) {
+        return Err(error.context(Unreachable));
     }
     let mut install = vec!["apt-get", "install", "--quiet", "--yes"];
     install.extend(TOOLS);
