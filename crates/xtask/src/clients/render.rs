@@ -183,7 +183,9 @@ fn refusals(text: &mut String, outcomes: &[Outcome]) -> Result<()> {
             }
         }
     }
-    text.push_str("\n## Calls that were refused\n\nAs the kernel refuses them.\n\n");
+    text.push_str("\n## Calls that were refused\n\n");
+    text.push_str("Each with the check that refuses it. KVM_GET_STATS_FD is not there yet; the ");
+    text.push_str("kernel has it.\n\n");
     text.push_str("| call | errno | why | where | of |\n|---|---|---|---|---|\n");
     for ((call, errno, reason, site), clients) in found {
         let clients = clients.join(", ");
