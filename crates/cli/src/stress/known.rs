@@ -22,8 +22,8 @@
 //! outside of `mmu_lock`: they want the TDR alone, TDH.MEM.RANGE.BLOCK shared. Either side fails with
 //! TDX_OPERAND_BUSY and bugs the VM.
 
-use seamlock_kvm::Bug;
 use seamlock_kvm::bug::What;
+use seamlock_kvm::{Bug, Discipline};
 use seamlock_tdx_abi::{Leaf, TdxStatus};
 
 const LOAD: &str = "KVM_TDX_INIT_MEM_REGION";
@@ -47,7 +47,14 @@ pub fn is_asked_for(bug: &Bug) -> bool {
 
 /// The race, as far as can be told. Others have gone on while this is asked, so a race that is not
 /// recognised is None and a finding all the same.
-pub fn race(bug: &Bug, doing: &str, beside: &[&str]) -> Option<&'static str> {
+///
+/// Under the guard as merged R1 to R10 are closed, so what looks like one of them is R14.
+pub fn race(
+    bug: &Bug,
+    doing: &str,
+    beside: &[&str],
+    discipline: &Discipline,
+) -> Option<&'static str> {
     let (leaf, status) = match &bug.what {
         What::Condition(what) => return what.contains("list corruption").then_some("R5"),
         What::Seamcall { leaf, status, .. } => (*leaf, *status),
@@ -70,6 +77,12 @@ pub fn race(bug: &Bug, doing: &str, beside: &[&str]) -> Option<&'static str> {
     let with = |name: &str| beside.contains(&name);
     let hole = |name: &str| name == HOLE || name == POISON;
     match leaf {
+        Leaf::MR_EXTEND if discipline.vp_init_under_mmu_lock => Some("R14"),
+        Leaf::MEM_RANGE_BLOCK | Leaf::MEM_PAGE_REMOVE
+            if discipline.vp_init_under_mmu_lock && hole(doing) =>
+        {
+            Some("R14")
+        }
         Leaf::MR_EXTEND if beside.iter().any(|name| hole(name)) => Some("R14"),
         Leaf::MEM_RANGE_BLOCK | Leaf::MEM_PAGE_REMOVE
             if hole(doing) && (with(LOAD) || with(FINALIZE)) =>

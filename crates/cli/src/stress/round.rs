@@ -63,6 +63,7 @@ impl Run {
             self.findings.clone(),
             (self.seed, number),
             self.start,
+            self.discipline,
         ));
         let lockdep = self.lockdep.then(Lockdep::new);
         let world = World::boot(self.shape, self.discipline, lockdep, watch)

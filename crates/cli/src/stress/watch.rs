@@ -15,7 +15,7 @@ use seamlock_kvm::guest::{Entered, Guest, Turn};
 use seamlock_kvm::host::{Inject, Upcoming};
 use seamlock_kvm::lockdep::Breach;
 use seamlock_kvm::observer::Seamcall;
-use seamlock_kvm::{Bug, Observer, Teardown};
+use seamlock_kvm::{Bug, Discipline, Observer, Teardown};
 use seamlock_sync::Private;
 use seamlock_tdx_abi::{Leaf, TdxStatus};
 
@@ -46,6 +46,7 @@ pub struct Watch {
     pub seed: u64,
     pub round: u64,
     pub start: Instant,
+    discipline: &'static Discipline,
 }
 
 impl Watch {
@@ -56,6 +57,7 @@ impl Watch {
         findings: Arc<Findings>,
         (seed, round): (u64, u64),
         start: Instant,
+        discipline: &'static Discipline,
     ) -> Watch {
         Watch {
             busy: (0..lps).map(|_| AtomicBool::new(false)).collect(),
@@ -67,6 +69,7 @@ impl Watch {
             seed,
             round,
             start,
+            discipline,
         }
     }
 
@@ -145,7 +148,7 @@ impl Observer for Watch {
             return;
         }
         let (doing, beside) = self.desk.around(bug.vm);
-        let race = known::race(bug, doing, &beside);
+        let race = known::race(bug, doing, &beside, self.discipline);
         if race.is_none() && !bug.fatal && self.is_spoiled() {
             return;
         }

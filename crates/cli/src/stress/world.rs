@@ -48,6 +48,25 @@ impl Shape {
     }
 }
 
+/// The CPUs that tasks may be put on. Who moves a task holds it meanwhile; a `Private` would not do,
+/// as a move is an operation that hooks see.
+#[derive(Debug)]
+#[allow(clippy::disallowed_types)]
+pub struct Cpus(std::sync::Mutex<Vec<u32>>);
+
+#[allow(clippy::disallowed_types)]
+impl Cpus {
+    fn of(lps: u32) -> Cpus {
+        Cpus(std::sync::Mutex::new((0..lps).collect()))
+    }
+
+    /// Runs `f` on the list, alone.
+    pub fn with<R>(&self, f: impl FnOnce(&mut Vec<u32>) -> R) -> R {
+        let mut cpus = self.0.lock().unwrap_or_else(|held| held.into_inner());
+        f(&mut cpus)
+    }
+}
+
 /// A descriptor with its file.
 #[derive(Clone, Debug)]
 pub struct Open {
@@ -126,7 +145,7 @@ pub struct World {
     pub slots: Vec<Private<Option<Arc<Vm>>>>,
     pub controls: Vec<Control>,
     /// CPUs that tasks may be put on.
-    pub cpus: Private<Vec<u32>>,
+    pub cpus: Cpus,
     pub watch: Arc<Watch>,
     pub shape: Shape,
     /// HKIDs that are free when there is no TD.
@@ -165,7 +184,7 @@ impl World {
             controls: (0..shape.threads)
                 .map(|i| Control::on(i as u32 % shape.lps()))
                 .collect(),
-            cpus: Private::new((0..shape.lps()).collect()),
+            cpus: Cpus::of(shape.lps()),
             watch,
             shape,
             files,
