@@ -1,6 +1,7 @@
 //! `seamlock bench`: how fast, as ratios against a named baseline of the same run.
 
 mod check;
+mod ioctl;
 mod launch;
 mod seamcall;
 
@@ -19,6 +20,7 @@ pub struct Bench {
 enum What {
     Check(check::BenchCheck),
     Launch(launch::BenchLaunch),
+    Ioctl(ioctl::BenchIoctl),
     Seamcall(seamcall::BenchSeamcall),
 }
 
@@ -28,6 +30,7 @@ impl Bench {
         match self.what {
             What::Check(command) => command.run(),
             What::Launch(command) => command.run(),
+            What::Ioctl(command) => command.run(),
             What::Seamcall(command) => command.run(),
         }
     }

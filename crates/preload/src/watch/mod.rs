@@ -166,7 +166,11 @@ impl Observer for Observing {
 
     fn ioctl(&self, call: &IoctlCall) {
         self.0.counts.with(|counts| {
-            let count = counts.ioctls.entry(call.name.to_owned()).or_default();
+            // The name is copied once, and not for every call.
+            let count = match counts.ioctls.get_mut(call.name) {
+                Some(count) => count,
+                None => counts.ioctls.entry(call.name.to_owned()).or_default(),
+            };
             count.0 += 1;
             count.1 += u64::from(call.result.is_err());
         });
