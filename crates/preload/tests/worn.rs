@@ -139,9 +139,16 @@ fn arbitrary_ioctls_with_real_pointers_break_nothing_and_leave_nothing() {
     let events = || records.iter().flat_map(|record| &record.events);
     let count = |is: fn(&seamlock_wear::Event) -> bool| events().filter(|event| is(event)).count();
     let made = count(|event| matches!(event, seamlock_wear::Event::Vm { .. }));
-    let ended = |event: &seamlock_wear::Event| matches!(event, seamlock_wear::Event::Ended { left, .. } if left.is_empty());
-    assert!(made > 3, "{said}");
-    assert_eq!(count(ended), made, "every VM ended and left nothing");
+    let ended = count(|event| matches!(event, seamlock_wear::Event::Ended { .. }));
+    let leaking = count(
+        |event| matches!(event, seamlock_wear::Event::Ended { left, .. } if !left.is_empty()),
+    );
+    // A VM that another thread closes at once may be gone before it is noted that it was made.
+    assert!(
+        made > 3 && ended >= made,
+        "{ended} of {made} VMs ended: {said}"
+    );
+    assert_eq!(leaking, 0);
     assert_eq!(
         count(|event| matches!(event, seamlock_wear::Event::Bug { .. })),
         0
