@@ -131,8 +131,10 @@ impl<'a> Thread<'a> {
     /// An ioctl that a signal interrupts after so many looks; who sleeps looks every 2 ms.
     fn call_until(&mut self, fd: i32, request: u32, arg: u64, looks: u32) -> Result<i64, Errno> {
         let soon = Soon(Cell::new(looks));
-        let task = self.process.task(&self.control).with_signals(&soon);
-        let result = ioctl_fd(&task, fd, request, arg).map_err(|error| error.errno);
+        let result = {
+            let task = self.process.task(&self.control).with_signals(&soon);
+            ioctl_fd(&task, fd, request, arg).map_err(|error| error.errno)
+        };
         self.tally.count(&result);
         if request == KVM_RUN && result.is_ok() {
             self.note_exit(fd);
