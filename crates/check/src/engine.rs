@@ -138,7 +138,7 @@ impl Engine {
         };
         let arg = match op.action {
             Action::AwaitRelease => thread.refused_at(object),
-            Action::AwaitChange => self
+            Action::Wait | Action::WaitUninterruptible | Action::AwaitChange => self
                 .objects
                 .at(object)
                 .looked_at(&self.log, object, slot as u8),

@@ -60,10 +60,13 @@ impl Event {
         acquires(self.action, self.outcome)
     }
 
-    /// Whether it wrote to its object, a cell.
+    /// Whether it wrote to its object, a cell, or notified it, a queue.
     #[inline]
-    pub(crate) fn changes(&self) -> bool {
-        let writes = matches!(self.action, Action::Store | Action::Update | Action::Add);
+    pub(crate) fn turns(&self) -> bool {
+        let writes = matches!(
+            self.action,
+            Action::Store | Action::Update | Action::Add | Action::Notify
+        );
         writes && self.outcome != Outcome::Busy
     }
 

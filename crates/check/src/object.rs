@@ -27,10 +27,8 @@ pub(crate) struct Shadow {
     pub(crate) readers: [u8; MAX_THREADS + 1],
     /// The sum of `readers`.
     pub(crate) shared: u16,
-    /// Notifications of a queue, or releases of a lock.
+    /// Notifications of a queue, releases of a lock, or writes to a cell.
     pub(crate) turns: u64,
-    /// Writes to a cell.
-    pub(crate) changes: u64,
 }
 
 impl Shadow {
@@ -39,7 +37,6 @@ impl Shadow {
         readers: [0; MAX_THREADS + 1],
         shared: 0,
         turns: 0,
-        changes: 0,
     };
 
     /// Whether an operation that may block can go on; `arg` is the turn that a waiter has seen.
@@ -48,8 +45,10 @@ impl Shadow {
         match action {
             Action::Lock | Action::LockKillable => self.writer == NOBODY && self.shared == 0,
             Action::LockShared => self.writer == NOBODY,
-            Action::Wait | Action::WaitUninterruptible | Action::AwaitRelease => self.turns != arg,
-            Action::AwaitChange => self.changes != arg,
+            Action::Wait
+            | Action::WaitUninterruptible
+            | Action::AwaitRelease
+            | Action::AwaitChange => self.turns != arg,
             _ => true,
         }
     }
@@ -82,17 +81,8 @@ impl Shadow {
                 self.unshare(thread);
                 self.turns += 1;
             }
-            Action::Notify => match outcome {
-                Outcome::Value(now) => self.turns = now,
-                _ => self.turns += 1,
-            },
-            Action::Store | Action::Update | Action::Add => self.changes += 1,
-            // A queue that was notified before anybody watched says so when it is read.
-            Action::Load => {
-                if let Outcome::Value(now) = outcome {
-                    self.turns = now;
-                }
-            }
+            Action::Notify => self.turns += 1,
+            Action::Store | Action::Update | Action::Add => self.turns += 1,
             _ => {}
         }
     }
@@ -204,8 +194,9 @@ impl Object {
         self.ever == 1 << thread
     }
 
-    /// How often a cell had been written when a thread looked at it last. One that never did has nothing
-    /// to wait for: no cell was ever written so often.
+    /// How often a cell had been written, or a queue notified, when a thread looked at it last. Counted
+    /// from the start of the threads, so that it is the same in every order that keeps those before it.
+    /// One that never looked has nothing to wait for: no object was ever changed so often.
     pub(crate) fn looked_at(&self, log: &Log, number: u32, thread: u8) -> u64 {
         let mut since = 0;
         for event in log.done().iter().rev() {
@@ -213,9 +204,9 @@ impl Object {
                 continue;
             }
             if event.thread == thread {
-                return self.shadow.changes - since;
+                return self.shadow.turns - since;
             }
-            since += u64::from(event.changes());
+            since += u64::from(event.turns());
         }
         u64::MAX
     }

@@ -1,6 +1,6 @@
 //! What to explore so that the second operation of a race comes before the first.
 
-use seamlock_sync::{Action, Outcome};
+use seamlock_sync::Action;
 
 use crate::access::{Accesses, NOTHING, RELEASE_SHARED, SHARED};
 use crate::dpor::{Dpor, Scratch};
@@ -174,12 +174,7 @@ fn kept_out(
     chain(events, object, second.before, &mut scratch.chain);
     for &at in scratch.chain.iter().filter(|at| kept(at)) {
         let event = &events[at as usize];
-        // How often a queue had been notified is not the same in another order.
-        let outcome = match event.outcome {
-            Outcome::Value(_) => Outcome::Done,
-            outcome => outcome,
-        };
-        shadow.apply(event.thread, event.action, outcome);
+        shadow.apply(event.thread, event.action, event.outcome);
     }
     if shadow.lets(second.action, second.arg) {
         return None;

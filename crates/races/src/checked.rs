@@ -4,7 +4,7 @@ use seamlock_check::{CheckError, Counterexample, Options, Setup, Verdict, check}
 use seamlock_kvm::Discipline;
 
 use crate::catalogue::Race;
-use crate::scene::Staged;
+use crate::staged::Staged;
 
 /// What the check of a race came to.
 #[derive(Clone, Debug)]

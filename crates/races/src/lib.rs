@@ -1,9 +1,10 @@
-//! Known races of KVM's TDX control plane, as scenes that run the real code of `seamlock-kvm` and
-//! `seamlock-tdx-module` under `seamlock-check`.
+//! Known races of KVM's TDX control plane, and a sweep for unknown ones, as scenes that run the real
+//! code of `seamlock-kvm` and `seamlock-tdx-module` under `seamlock-check`.
 //!
-//! A [`Race`] has one or more [`Scene`]s. A scene is data: what is there when it starts, and two or
-//! three threads that each do one [`Act`]. To add one, add a row to [`RACES`]; a new kind of operation
-//! is a variant of [`Act`], a new judge a function of [`oracle`].
+//! A scene is data: what is there when it starts, and a few threads that each do one [`Act`]. A
+//! [`Race`] of the catalogue has one or more [`Scene`]s; the [`sweep`] makes scenes of every state and
+//! every pair or triple of operations. `docs/sweep.md` says how to add a race, an operation or an
+//! oracle.
 //!
 //! The TD is built by real ioctls and unseen by the checker; only the threads are explored.
 
@@ -14,10 +15,14 @@ pub mod catalogue;
 pub mod checked;
 pub mod machine;
 pub mod oracle;
+pub mod ready;
 pub mod scene;
+pub mod staged;
+pub mod sweep;
 pub mod words;
 
 pub use act::Act;
 pub use catalogue::{COLUMNS, RACES, Race, race};
 pub use checked::{Checked, Finding, check_race};
-pub use scene::{Scene, Staged};
+pub use scene::{Actor, Counts, Scene};
+pub use staged::Staged;

@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 
 use seamlock_check::{Options, Setup, Verdict, WalkKind, What, check, survey};
-use seamlock_kvm::discipline::by_name;
+use seamlock_kvm::discipline::{DISCIPLINES, Kind, by_name};
+use seamlock_races::sweep::Cell;
 use seamlock_races::{COLUMNS, Finding, RACES, Staged, check_race, race};
 use seamlock_sync::Outcome;
 
@@ -36,7 +37,8 @@ fn every_race_is_open_where_it_is_known_and_proved_closed_elsewhere() {
     for race in RACES {
         for discipline in COLUMNS {
             let found = refuted(race.id, discipline);
-            if found != race.expected(discipline) {
+            let expected = race.expected(discipline);
+            if expected.is_some() && found != expected {
                 wrong.push((race.id, *discipline, found));
             }
         }
@@ -44,20 +46,39 @@ fn every_race_is_open_where_it_is_known_and_proved_closed_elsewhere() {
     assert!(wrong.is_empty(), "{wrong:?}");
 }
 
+/// For every mutant what shows that something is missing: a race of the catalogue, or a cell of the
+/// sweep where no known race does.
+const MUTANTS: &[(&str, &str)] = &[
+    ("no-vcpu-mutexes", "R1b"),
+    ("no-vcpu-mutexes", "R1c"),
+    ("no-vcpu-mutexes", "R2c"),
+    ("finalize-unguarded", "R2c"),
+    ("no-in-flight-check", "R3"),
+    ("no-mmu-lock", "R4"),
+    ("init-vcpu-unguarded", "R10"),
+    ("guardslots", "R1a"),
+    ("guardslots", "R6"),
+    ("sev-unchecked", "R8"),
+    ("no-slots-lock", "vcpus-partly/mem+slot-delete"),
+    ("no-kvm-lock", "vcpus-partly/create+finalize"),
+];
+
 #[test]
 fn what_a_mutant_leaves_out_is_missed() {
-    let missed = [
-        ("R1b", "no-vcpu-mutexes"),
-        ("R1c", "no-vcpu-mutexes"),
-        ("R2c", "no-vcpu-mutexes"),
-        ("R2c", "finalize-unguarded"),
-        ("R3", "no-in-flight-check"),
-        ("R4", "no-mmu-lock"),
-        ("R10", "init-vcpu-unguarded"),
-        ("R1a", "guardslots"),
-    ];
-    for (race, mutant) in missed {
-        assert_eq!(refuted(race, mutant), Some(true), "{race} under {mutant}");
+    for (mutant, place) in MUTANTS {
+        let found = match place.parse::<Cell>() {
+            Ok(cell) => {
+                let mutant = by_name(mutant).expect("a discipline");
+                let swept = cell.check(mutant, 2_000, 1).expect("a sound check");
+                Some(!swept.findings.is_empty())
+            }
+            Err(_) => refuted(place, mutant),
+        };
+        assert_eq!(found, Some(true), "{place} under {mutant}");
+    }
+    for mutant in DISCIPLINES.iter().filter(|d| d.kind == Kind::Mutant) {
+        let known = MUTANTS.iter().any(|(name, _)| *name == mutant.name);
+        assert!(known, "nothing refutes {}", mutant.name);
     }
 }
 
@@ -70,7 +91,7 @@ fn testing_the_state_again_under_slots_lock_closes_r2b_in_slots() {
 #[test]
 fn under_the_mail_as_posted_there_is_no_td_to_race_on() {
     let seed = by_name("seed").expect("a discipline");
-    for race in RACES {
+    for race in RACES.iter().filter(|race| !["R7", "R8"].contains(&race.id)) {
         let checked = check_race(race, None, seed, &options()).expect("a sound check");
         assert!(matches!(checked.finding, Finding::NoTd(_)), "{}", race.id);
     }

@@ -9,9 +9,15 @@ use std::str::FromStr;
 use seamlock_check::Setup;
 use seamlock_kvm::Discipline;
 use seamlock_kvm::discipline::{DISCIPLINES, by_name};
+use seamlock_races::sweep::Cell;
 use seamlock_races::{RACES, Race, Scene, Staged};
 
 use crate::failure::BadInput;
+
+/// In front of a cell of the sweep.
+const SWEEP: &str = "sweep:";
+/// In front of one whose operations come one after the other.
+const ORDER: &str = "order:";
 
 /// A scenario under a discipline, by name.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,12 +40,32 @@ impl Place {
         }
     }
 
+    /// A cell of the sweep; `ordered` when one thread does it all, for lockdep.
+    pub fn of_cell(cell: &Cell, ordered: bool, discipline: &str) -> Place {
+        let word = if ordered { ORDER } else { SWEEP };
+        Place {
+            name: format!("{word}{cell}"),
+            discipline: discipline.to_owned(),
+        }
+    }
+
     /// Builds the scenario.
     ///
     /// # Errors
     /// When there is no such scenario or discipline, or no TD can be built under it.
     pub fn stage(&self) -> anyhow::Result<Ready> {
         let discipline = discipline(&self.discipline)?;
+        for (word, ordered) in [(SWEEP, false), (ORDER, true)] {
+            if let Some(cell) = self.name.strip_prefix(word) {
+                let cell: Cell = cell.parse().map_err(BadInput)?;
+                let staged = cell.stage(discipline);
+                let staged = staged.map_err(|why| BadInput(why.to_string()))?;
+                return Ok(Box::new(move |setup: &mut Setup| match ordered {
+                    true => staged.build_ordered(setup),
+                    false => staged.build(setup),
+                }));
+            }
+        }
         let (id, scene) = self.name.split_once('/').ok_or_else(malformed)?;
         let scene = find(id, Some(scene))?.1.ok_or_else(malformed)?;
         let staged = Staged::new(*scene, discipline).map_err(|why| BadInput(why.to_string()))?;

@@ -5,8 +5,8 @@ use std::fmt::Debug;
 use seamlock_tdx_abi::kvm::TdxCmdId;
 
 use super::{
-    CreateVcpu, Discipline, ExtendFailure, GmemPopulate, InvalidSlot, Population, SevInFlight,
-    Step, Unlocked,
+    CreateVcpu, Discipline, ExtendFailure, GmemPopulate, InvalidSlot, Population, Seal,
+    SevInFlight, Step, Unlocked,
 };
 
 /// One thing in which disciplines may differ, and how it is in one of them.
@@ -90,6 +90,7 @@ impl Discipline {
                 text(self.sev_in_flight.says()),
             ),
         ]);
+        all.extend(self.seal.axes());
         all
     }
 
@@ -146,6 +147,23 @@ impl Discipline {
                 there: there.value,
             })
             .collect()
+    }
+}
+
+impl Seal {
+    fn axes(self) -> [Axis; 3] {
+        let axis = |name, value| Axis {
+            name,
+            value: yes(value),
+        };
+        [
+            axis("mmu_lock around MR.EXTEND", self.extend_under_mmu_lock),
+            axis("cpus_read_lock around the TDR's own", self.cpus_stay_online),
+            axis(
+                "FINALIZE without a vCPU is -EINVAL",
+                self.finalize_wants_a_vcpu,
+            ),
+        ]
     }
 }
 
@@ -306,6 +324,7 @@ mod tests {
                 "no-mmu-lock" => &["mmu_lock around VP.INIT"],
                 "init-vcpu-unguarded" => &["KVM_TDX_INIT_VCPU", "unlocked vCPU ioctls"],
                 "finalize-unguarded" => &["KVM_TDX_FINALIZE_VM"],
+                "sev-unchecked" => &["SEV migration, vCPU in creation"],
                 "guardslots" => &["KVM_TDX_INIT_VCPU", "KVM_TDX_GET_CPUID"],
                 _ => &guard,
             };

@@ -4,7 +4,7 @@ use seamlock_tdx_abi::kvm::TdxCmdId;
 
 use super::{
     Commands, CreateVcpu, Discipline, ExtendFailure, GmemPopulate, InvalidSlot, Kind, Outcomes,
-    Population, SevInFlight, Step, Unlocked,
+    Population, Seal, SevInFlight, Step, Unlocked,
 };
 
 /// `tdx_acquire_vm_state_locks` as merged: `slots_lock` comes last, because existing code of several
@@ -60,6 +60,7 @@ pub(super) const V7_3_BASE: Discipline = Discipline {
     source_zero_refused: true,
     nent_read_twice: true,
     sev_in_flight: SevInFlight::ByLockAllVcpus,
+    seal: Seal::NONE,
 };
 
 /// v7.3: one guard around all commands but CAPABILITIES; KVM_CREATE_VCPU wholly under `kvm->lock`.
@@ -137,4 +138,5 @@ pub static V6_16: Discipline = Discipline {
     source_zero_refused: false,
     nent_read_twice: false,
     sev_in_flight: SevInFlight::Tested,
+    seal: Seal::NONE,
 };

@@ -8,7 +8,7 @@ use seamlock_tdx_abi::kvm::TdxCmdId;
 use super::kernel::BEFORE_THE_SERIES;
 use super::{
     Commands, CreateVcpu, Discipline, ExtendFailure, GmemPopulate, InvalidSlot, Kind, Outcomes,
-    Population, SevInFlight, Step, Unlocked,
+    Population, Seal, SevInFlight, Step, Unlocked,
 };
 
 /// RFC v2, with nothing of the thread applied. MR.EXTEND is under `KVM_BUG_ON` (its patch 12), which
@@ -36,6 +36,7 @@ const RFC_V2: Discipline = Discipline {
     source_zero_refused: false,
     nent_read_twice: false,
     sev_in_flight: SevInFlight::Tested,
+    seal: Seal::NONE,
 };
 
 /// `tdx_acquire_vm_state_locks` of the mail: `slots_lock` outside of the vCPU mutexes.

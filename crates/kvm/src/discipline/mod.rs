@@ -17,6 +17,7 @@ mod describe;
 mod kernel;
 mod mail;
 mod mutant;
+mod sealed;
 
 use seamlock_tdx_abi::kvm::TdxCmdId;
 
@@ -25,8 +26,37 @@ pub use kernel::{V6_16, V6_19, V7_3, V7_3_FIXED};
 pub use mail::{RETRY, SEED, SEED_24, SLOTS, SLOTS_RETEST};
 pub use mutant::{
     FINALIZE_UNGUARDED, GUARD_SLOTS, INIT_VCPU_UNGUARDED, NO_IN_FLIGHT_CHECK, NO_KVM_LOCK,
-    NO_MMU_LOCK, NO_SLOTS_LOCK, NO_VCPU_MUTEXES,
+    NO_MMU_LOCK, NO_SLOTS_LOCK, NO_VCPU_MUTEXES, SEV_UNCHECKED,
 };
+pub use sealed::SEALED;
+
+/// What no kernel does yet and [`SEALED`] does: docs/findings.md argues for each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seal {
+    /// MR.EXTEND of a page is made with mmu_lock held for read, so that no page is taken out of the TD
+    /// meanwhile.
+    pub extend_under_mmu_lock: bool,
+    /// cpus_read_lock is held where VP.INIT, PAGE.ADD, MR.EXTEND or MR.FINALIZE have the TDR to
+    /// themselves: a CPU that goes offline flushes vCPUs without any lock of the VM.
+    pub cpus_stay_online: bool,
+    /// FINALIZE_VM without an initialised vCPU is -EINVAL, and no bug of KVM's.
+    pub finalize_wants_a_vcpu: bool,
+}
+
+impl Seal {
+    /// As in every kernel to v7.3.
+    pub const NONE: Seal = Seal {
+        extend_under_mmu_lock: false,
+        cpus_stay_online: false,
+        finalize_wants_a_vcpu: false,
+    };
+    /// All of it.
+    pub const ALL: Seal = Seal {
+        extend_under_mmu_lock: true,
+        cpus_stay_online: true,
+        finalize_wants_a_vcpu: true,
+    };
+}
 
 /// Where a discipline comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -229,12 +259,15 @@ pub struct Discipline {
     pub nent_read_twice: bool,
     /// What SEV intra-host migration does about vCPUs that are being created.
     pub sev_in_flight: SevInFlight,
+    /// What is done beyond v7.3.
+    pub seal: Seal,
 }
 
 /// Every discipline, the default first.
 pub static DISCIPLINES: &[&Discipline] = &[
     &V7_3,
     &V7_3_FIXED,
+    &SEALED,
     &V6_19,
     &V6_16,
     &SEED,
@@ -250,6 +283,7 @@ pub static DISCIPLINES: &[&Discipline] = &[
     &INIT_VCPU_UNGUARDED,
     &FINALIZE_UNGUARDED,
     &GUARD_SLOTS,
+    &SEV_UNCHECKED,
 ];
 
 /// The discipline of a name.

@@ -6,7 +6,7 @@ use seamlock_tdx_abi::kvm::TdxCmdId;
 
 use super::kernel::{GUARDED, MERGED_GUARD, V6_19_BASE, V7_3_BASE};
 use super::mail::{SEED_24_BASE, SEED_COMMANDS};
-use super::{Commands, Discipline, Kind, Step, Unlocked};
+use super::{Commands, Discipline, Kind, SevInFlight, Step, Unlocked};
 
 const fn guarded_by(guard: &'static [Step]) -> Commands {
     Commands {
@@ -100,6 +100,17 @@ pub static FINALIZE_UNGUARDED: Discipline = Discipline {
         ..GUARDED
     },
     ..V7_3_BASE
+};
+
+/// SEV intra-host migration that does not look for vCPUs that are being created. Based on v6.19, because
+/// in v7.3 there are never any.
+pub static SEV_UNCHECKED: Discipline = Discipline {
+    name: "sev-unchecked",
+    summary: "v6.19, with SEV migration that does not compare created_vcpus and online_vcpus",
+    source: "seamlock: v6.19 without ecf371f8b02d",
+    kind: Kind::Mutant,
+    sev_in_flight: SevInFlight::Ignored,
+    ..V6_19_BASE
 };
 
 /// The mail's guard together with `slots`: one takes a `vcpu->mutex` inside of `slots_lock`, the other

@@ -46,6 +46,11 @@ impl Host {
         (cpu as usize) < self.cpus.len() && self.cpus_lock.write().insert(cpu)
     }
 
+    /// Whether a CPU is online.
+    pub fn is_online(&self, cpu: u32) -> bool {
+        self.cpus_lock.read().contains(&cpu)
+    }
+
     /// A VM that a per-CPU list names. The kernel has pointers there.
     fn vm_of(&self, number: u64) -> Option<std::sync::Arc<Kvm>> {
         self.registry

@@ -121,16 +121,6 @@ classes! {
     /// Memslots and memory attributes.
     SLOTS_LOCK = "kvm->slots_lock", Mutex, "mutex in struct kvm",
         "memslots, mem_attr_array, bindings of guest_memfd, page_add_src";
-    /// CPU hotplug: `cpus_read_lock`, `cpus_write_lock`.
-    CPUS_LOCK = "cpu_hotplug_lock", Rwsem, "percpu rwsem, kernel/cpu.c: cpus_read_lock",
-        "the set of online CPUs";
-    /// The list of VMs.
-    KVM_LOCK = "kvm_lock", Mutex, "mutex, virt/kvm/kvm_main.c", "vm_list";
-    /// SEAMCALLs that take something of the whole module.
-    TDX_LOCK = "tdx_lock", Mutex, "mutex, arch/x86/kvm/vmx/tdx.c", "the module's KOT";
-    /// The allocator of HKIDs.
-    HKID_POOL = "tdx_guest_keyid_pool", Spin, "ida, arch/x86/virt/vmx/tdx/tdx.c",
-        "free guest HKIDs";
     /// Read side of the SRCU that memslots are read under.
     SRCU = "kvm->srcu", ReadSide, "srcu_struct in struct kvm", "memslots stay allocated";
     /// Arch data of memslots.
@@ -146,6 +136,16 @@ classes! {
     /// The page cache of one guest_memfd.
     FILEMAP_LOCK = "filemap_invalidate_lock", Rwsem, "rwsem in the inode's address_space",
         "pages and bindings of a guest_memfd";
+    /// CPU hotplug: `cpus_read_lock`, `cpus_write_lock`.
+    CPUS_LOCK = "cpu_hotplug_lock", Rwsem, "percpu rwsem, kernel/cpu.c: cpus_read_lock",
+        "the set of online CPUs";
+    /// The list of VMs.
+    KVM_LOCK = "kvm_lock", Mutex, "mutex, virt/kvm/kvm_main.c", "vm_list";
+    /// SEAMCALLs that take something of the whole module.
+    TDX_LOCK = "tdx_lock", Mutex, "mutex, arch/x86/kvm/vmx/tdx.c", "the module's KOT";
+    /// The allocator of HKIDs.
+    HKID_POOL = "tdx_guest_keyid_pool", Spin, "ida, arch/x86/virt/vmx/tdx/tdx.c",
+        "free guest HKIDs";
     /// The map of APIC ids.
     APIC_MAP_LOCK = "kvm->arch.apic_map_lock", Mutex, "mutex in struct kvm_arch", "apic_map";
     /// The page tables of a VM.

@@ -28,6 +28,9 @@ const fn edge(outer: &'static Class, inner: &'static Class, source: &'static str
 /// The order of Linux v7.3.4, as documented and, beyond the document, as observed in the code. It
 /// is transitive; what follows from other edges is listed only where the code shows it too.
 ///
+/// Two edges are no kernel's but those of the discipline `sealed`; no code of Linux has them the other
+/// way round.
+///
 /// `locking.rst` is Documentation/virt/kvm/locking.rst.
 pub static ORDER: &[Edge] = &[
     edge(&KVM_USAGE_LOCK, &CPUS_LOCK, "locking.rst"),
@@ -49,6 +52,16 @@ pub static ORDER: &[Edge] = &[
         &SLOTS_LOCK,
         &CPUS_LOCK,
         "tdx.c __tdx_td_init under the guard",
+    ),
+    edge(
+        &FILEMAP_LOCK,
+        &CPUS_LOCK,
+        "seamlock: discipline sealed, a page is added and measured",
+    ),
+    edge(
+        &CPUS_LOCK,
+        &MMU_LOCK,
+        "seamlock: discipline sealed, VP.INIT, PAGE.ADD, MR.EXTEND, MR.FINALIZE",
     ),
     edge(
         &SLOTS_LOCK,

@@ -199,8 +199,14 @@ fn expand(part: &Part, discipline: &Discipline) -> Vec<Take> {
         Part::Populate => populate(discipline),
         Part::CapabilitiesGuard if commands.capabilities_first => Vec::new(),
         Part::CapabilitiesGuard => steps(commands.vm),
+        Part::VpInit if discipline.seal.cpus_stay_online => {
+            vec![read(&CPUS_LOCK), lock(&MMU_LOCK)]
+        }
         Part::VpInit if discipline.vp_init_under_mmu_lock => vec![lock(&MMU_LOCK)],
-        Part::MrFinalize if discipline.finalize_under_mmu_lock => vec![lock(&MMU_LOCK)],
+        Part::MrFinalize if discipline.finalize_under_mmu_lock => {
+            let cpus = discipline.seal.cpus_stay_online.then_some(read(&CPUS_LOCK));
+            cpus.into_iter().chain([lock(&MMU_LOCK)]).collect()
+        }
         Part::VpInit | Part::MrFinalize => Vec::new(),
     }
 }
@@ -234,6 +240,9 @@ fn populate(discipline: &Discipline) -> Vec<Take> {
     match (discipline.population, discipline.gmem) {
         // The roots are loaded once and first.
         (Population::Premap, _) => vec![mmu, filemap, mmap],
+        (_, GmemPopulate::PinsFirst) if discipline.seal.cpus_stay_online => {
+            vec![mmap, filemap, read(&CPUS_LOCK), mmu]
+        }
         (_, GmemPopulate::PinsFirst) => vec![mmap, filemap, mmu],
         (_, GmemPopulate::TracksPreparation) => vec![filemap, mmap, mmu],
     }

@@ -103,7 +103,7 @@ fn map_leaf(
         Spte::None => {}
     }
     if entry.compare_exchange(old, FROZEN).is_err() {
-        return Mapped::Retry(InTheWay::Cell(entry.name()));
+        return Mapped::Retry(InTheWay::Past);
     }
     match sept::tdx_sept_map_leaf_spte(task, kvm, leaf, mmu) {
         External::Done => {
@@ -131,11 +131,11 @@ fn link_table(
     let owner = Owner::vcpu(kvm.number, vcpu.born_at() as u64);
     // The caller topped up the vCPU's cache of pages, so the kernel has one here.
     let Some(sept_page) = kvm.host.alloc_page(owner) else {
-        return Err(InTheWay::Cell(entry.name()));
+        return Err(InTheWay::Past);
     };
     if entry.compare_exchange(0, FROZEN).is_err() {
         kvm.host.free_page(owner, sept_page);
-        return Err(InTheWay::Cell(entry.name()));
+        return Err(InTheWay::Past);
     }
     let gfn = table.gfn_of(index);
     match sept::tdx_sept_map_nonleaf_spte(task, kvm, gfn, table.level(), sept_page, mmu) {

@@ -35,7 +35,7 @@ pub(super) fn sev_vm_move_enc_context_from(task: &Task, kvm: &Arc<Kvm>, fd: u64)
         Kind::Vm(source) => migrate(task, kvm, source),
         _ => fail(Errno::EBADF, SITE, "the source is not a VM"),
     };
-    file.put(task);
+    file.fput(task);
     result.map(|()| 0)
 }
 

@@ -38,13 +38,16 @@ pub(super) fn tdx_td_finalize(
         const SITE: &str = "v6.16 tdx.c:2869 tdx_td_finalize";
         return fail(Errno::EINVAL, SITE, "a premapped page was never added");
     }
+    let seal = kvm.discipline.seal;
+    let _cpus = seal.cpus_stay_online.then(|| kvm.host.cpus_lock.read());
     task.resched();
     let held = kvm.discipline.finalize_under_mmu_lock;
-    let _mmu = held.then(|| kvm.mmu_lock.write());
+    let mmu = held.then(|| kvm.mmu_lock.write());
     let status = tdh_mr_finalize(kvm.on_this_cpu(task), tdr);
     cmd.hw_error = status.0;
     finalize_outcome(kvm, status)?;
     kvm.tdx.set_state(TdState::Runnable);
+    drop(mmu);
     kvm.pre_fault_allowed.store(true);
     Ok(())
 }
@@ -58,6 +61,9 @@ fn finalize_outcome(kvm: &Kvm, status: TdxStatus) -> Result<()> {
             SITE,
             format!("TDH.MR.FINALIZE: {status}"),
         ));
+    }
+    if kvm.discipline.seal.finalize_wants_a_vcpu && status == TdxStatus::NO_VCPUS {
+        return fail(Errno::EINVAL, SITE, "no vCPU is initialized");
     }
     if kvm.tdx_bug_on(status, Leaf::MR_FINALIZE, SITE, [0; 3]) {
         return Err(Error::with(

@@ -91,6 +91,8 @@ fn vp_init(task: &Task, kvm: &Kvm, vcpu: &Vcpu, tdvpr: Hpa, rcx: u64) -> TdxStat
     if !kvm.discipline.vp_init_under_mmu_lock {
         return tdh_vp_init(kvm.on(task), tdvpr, rcx, vcpu.id);
     }
+    let seal = kvm.discipline.seal;
+    let _cpus = seal.cpus_stay_online.then(|| kvm.host.cpus_lock.read());
     let _mmu = kvm.mmu_lock.write();
     let status = tdh_vp_init(kvm.on_this_cpu(task), tdvpr, rcx, vcpu.id);
     if status == TdxStatus::SUCCESS && kvm.discipline.initialized_by_vp_init {

@@ -39,7 +39,10 @@ pub(super) struct Load<'a> {
 impl Load<'_> {
     /// `tdx_gmem_post_populate`.
     pub(super) fn post_populate(&self, page: PrivatePage) -> Result<()> {
-        match self.kvm.discipline.population {
+        let kvm = self.kvm;
+        let seal = kvm.discipline.seal;
+        let _cpus = seal.cpus_stay_online.then(|| kvm.host.cpus_lock.read());
+        match kvm.discipline.population {
             Population::MapGivenPfn => self.map_given_pfn(page)?,
             Population::Premap => self.premap(page)?,
         }
@@ -124,8 +127,15 @@ impl Load<'_> {
             const SITE: &str = "tdx.c:3255 tdx_gmem_post_populate";
             return fail(Errno::EIO, SITE, "the TD has no TDR");
         };
+        let seal = kvm.discipline.seal;
+        let _mmu = seal.extend_under_mmu_lock.then(|| kvm.mmu_lock.read());
         for offset in (0..PAGE_SIZE).step_by(EXTEND_CHUNK_BYTES as usize) {
-            let out = tdh_mr_extend(kvm.on(self.task), tdr, Gpa(gfn.gpa().0 + offset));
+            // mmu_lock is a spinlock.
+            let on = match seal.extend_under_mmu_lock {
+                true => kvm.on_this_cpu(self.task),
+                false => kvm.on(self.task),
+            };
+            let out = tdh_mr_extend(on, tdr, Gpa(gfn.gpa().0 + offset));
             if out.status != TdxStatus::SUCCESS {
                 return extend_outcome(kvm, out);
             }

@@ -1,0 +1,200 @@
+//! `seamlock check --sweep`: every pair or triple of operations, from every state of a VM.
+
+use std::process::ExitCode;
+
+use clap::Args;
+use seamlock_check::CheckError;
+use seamlock_kvm::Discipline;
+use seamlock_races::sweep::{Cause, Cell, Letter, Matrix, OPERATIONS, Swept, cells, is_lock_order};
+use serde::Serialize;
+
+use super::place::{self, Place};
+use super::{Check, jobs};
+use crate::failure::BadInput;
+use crate::style;
+
+/// Options of the sweep.
+#[derive(Debug, Args)]
+pub struct Sweep {
+    /// Every pair of operations from every state of a VM, against one discipline
+    #[arg(long, conflicts_with_all = ["scenario", "all", "replay"])]
+    sweep: bool,
+    /// Pairs of operations, which is what --sweep takes without this
+    #[arg(long, requires = "sweep", conflicts_with = "triples")]
+    pairs: bool,
+    /// Triples of operations
+    #[arg(long, requires = "sweep")]
+    triples: bool,
+    /// The most executions for each cell of the sweep
+    #[arg(long, value_name = "N", default_value_t = 1000, requires = "sweep")]
+    budget: u64,
+    /// Only this state, this state with these operations (STATE/A+B), or cells with this operation
+    #[arg(long, value_name = "CELL", requires = "sweep")]
+    only: Option<String>,
+    /// Print where each finding was seen, and its schedule
+    #[arg(long, requires = "sweep")]
+    schedules: bool,
+}
+
+/// A finding as a line of JSON.
+#[derive(Serialize)]
+struct Line<'a> {
+    discipline: &'a str,
+    oracle: &'a str,
+    cause: &'a str,
+    cells: &'a [String],
+    detail: &'a str,
+    replay: String,
+}
+
+impl Sweep {
+    /// Whether a sweep is asked for.
+    pub fn is_wanted(&self) -> bool {
+        self.sweep
+    }
+
+    /// Sweeps, and prints the matrix and the findings.
+    ///
+    /// # Errors
+    /// When no TD can be built under the discipline, or the check itself failed.
+    pub fn run(&self, check: &Check) -> anyhow::Result<ExitCode> {
+        let discipline = place::discipline(check.discipline.as_deref().unwrap_or("v7.3"))?;
+        let cells = self.cells()?;
+        let mut matrix = Matrix::default();
+        let work = |cell: &Cell| {
+            let swept = cell.check(discipline, self.budget, check.seed);
+            Ok::<_, anyhow::Error>((cell.clone(), swept))
+        };
+        let done = |(cell, swept): (Cell, Result<Swept, CheckError>)| {
+            match swept {
+                Ok(swept) => matrix.add(&cell, swept),
+                Err(error @ (CheckError::Engine(_) | CheckError::Nondeterministic { .. })) => {
+                    matrix.fail(&cell, error);
+                }
+                Err(error) => return Err(error.into()),
+            }
+            Ok(())
+        };
+        jobs::in_order(&cells, check.jobs, work, done)?;
+        if check.json {
+            for (key, cause) in &matrix.causes {
+                let line = line(discipline, key, cause);
+                anstream::println!("{}", serde_json::to_string(&line)?);
+            }
+        } else {
+            self.print(&matrix, discipline);
+        }
+        Ok(ExitCode::from(matrix.exit_code()))
+    }
+
+    fn cells(&self) -> anyhow::Result<Vec<Cell>> {
+        let mut all = cells(if self.triples { 3 } else { 2 });
+        let Some(only) = &self.only else {
+            return Ok(all);
+        };
+        if only.contains('/') {
+            return Ok(vec![only.parse().map_err(BadInput)?]);
+        }
+        all.retain(|cell| {
+            cell.state.name == only || cell.operations.iter().any(|o| o.name() == only)
+        });
+        if all.is_empty() {
+            let what = format!("{only:?} is neither a state nor an operation of the sweep");
+            return Err(BadInput(what).into());
+        }
+        Ok(all)
+    }
+
+    fn print(&self, matrix: &Matrix, discipline: &Discipline) {
+        table(matrix);
+        let name = discipline.name;
+        let (open, steps) = matrix.not_exhausted;
+        anstream::println!(
+            "\n{name}: {} cells proved ({} traces), {} refuted, {open} not exhausted within {} \
+             executions each; {} executions",
+            matrix.proved,
+            matrix.traces,
+            matrix.refuted,
+            self.budget,
+            matrix.executions
+        );
+        if steps > 0 {
+            anstream::println!(
+                "{steps} of those that are not exhausted have an execution that does not end"
+            );
+        }
+        for (cell, error) in &matrix.failed {
+            anstream::println!("{cell}: {error}");
+        }
+        for (n, (key, cause)) in matrix.causes.iter().enumerate() {
+            let line = line(discipline, key, cause);
+            let (on, off) = (style::BAD.render(), style::BAD.render_reset());
+            anstream::println!("\n{}. {on}{}: {}{off}", n + 1, line.oracle, line.cause);
+            if !line.detail.is_empty() {
+                anstream::println!("   {}", line.detail);
+            }
+            let shown = if self.schedules { cause.cells.len() } else { 6 };
+            let few = &cause.cells[..cause.cells.len().min(shown)];
+            let more = cause.cells.len() - few.len();
+            let more = if more > 0 {
+                format!(" and {more} more")
+            } else {
+                String::new()
+            };
+            anstream::println!("   in {}{more}", few.join(", "));
+            if self.schedules {
+                anstream::print!("{}", cause.example);
+            }
+            anstream::println!("   again: seamlock check --replay '{}'", line.replay);
+        }
+    }
+}
+
+fn line<'a>(
+    discipline: &'a Discipline,
+    (oracle, text): &'a (String, String),
+    cause: &'a Cause,
+) -> Line<'a> {
+    let place = Place::of_cell(&cause.cell, is_lock_order(&cause.example), discipline.name);
+    Line {
+        discipline: discipline.name,
+        oracle,
+        cause: text,
+        cells: &cause.cells,
+        detail: &cause.example.violation.detail,
+        replay: format!("{place} {}", cause.example.schedule),
+    }
+}
+
+/// Operations down and across; the columns are numbered.
+fn table(matrix: &Matrix) {
+    let meets = |a: usize| (0..OPERATIONS.len()).any(|b| matrix.letter(a, b).is_some());
+    let used: Vec<usize> = (0..OPERATIONS.len()).filter(|a| meets(*a)).collect();
+    let heads: String = used.iter().map(|at| format!("{:>3}", at + 1)).collect();
+    let (on, off) = (style::HEAD.render(), style::HEAD.render_reset());
+    anstream::println!("{on}{:19}{heads}{off}", "");
+    for &row in &used {
+        anstream::print!("{:>2} {:15} ", row + 1, OPERATIONS[row].name());
+        for &column in &used {
+            let Some(letter) = matrix.letter(row, column) else {
+                anstream::print!("   ");
+                continue;
+            };
+            let look = match letter {
+                Letter::Proved => style::DIM,
+                Letter::NotExhausted => style::HEAD,
+                Letter::Refuted => style::BAD,
+            };
+            anstream::print!(
+                "  {}{}{}",
+                look.render(),
+                letter.symbol(),
+                look.render_reset()
+            );
+        }
+        anstream::println!();
+    }
+    anstream::println!(
+        ". proved  ? not exhausted  X refuted, in the worst state  blank: never together"
+    );
+}

@@ -1,0 +1,185 @@
+//! The sweep: every pair, or triple, of operations from every state of a VM.
+//!
+//! Nothing is expected of it. A [`Cell`] is checked like a scene of the catalogue, with every oracle.
+
+mod matrix;
+mod operations;
+mod states;
+
+use std::fmt;
+use std::str::FromStr;
+
+use seamlock_check::{CheckError, Counterexample, Limit, Options, Setup, WalkKind, survey};
+use seamlock_kvm::Discipline;
+use seamlock_kvm::error::Result;
+
+pub use matrix::{Cause, Letter, Matrix};
+pub use operations::{By, OPERATIONS, Operation, operation};
+pub use states::{STATES, State, state};
+
+use crate::act::Act;
+use crate::oracle::LOCK_ORDER;
+use crate::scene::{Actor, Counts};
+use crate::staged::Staged;
+
+/// Causes that are looked for in one cell.
+const CAUSES: usize = 8;
+
+/// A few operations at the same time, from one state.
+#[derive(Clone, Debug)]
+pub struct Cell {
+    /// The state.
+    pub state: &'static State,
+    /// The operations, in the order of their table.
+    pub operations: Vec<&'static Operation>,
+}
+
+/// What a cell came to.
+#[derive(Clone, Debug)]
+pub struct Swept {
+    /// What is wrong, the first schedule of each cause.
+    pub findings: Vec<Counterexample>,
+    /// The number of traces if all were run.
+    pub explored: std::result::Result<u64, Limit>,
+    /// Executions that it took.
+    pub executions: u64,
+}
+
+/// Every cell of `size` operations: each set of operations, and each with itself, where all of them have
+/// something to be done to.
+pub fn cells(size: usize) -> Vec<Cell> {
+    let mut cells = Vec::new();
+    for state in STATES {
+        let applies = |operation: &&Operation| operation.act.applies(&state.start);
+        let applicable: Vec<&Operation> = OPERATIONS.iter().filter(applies).collect();
+        choose(&applicable, size, &mut Vec::new(), &mut |operations| {
+            // Tasks are moved off a CPU before it goes.
+            let gone = |cpu: u32| operations.iter().any(|o| o.act == Act::Offline(cpu));
+            if operations.iter().any(|o| gone(o.cpu)) {
+                return;
+            }
+            let about_threads = operations.iter().filter(|o| o.act.is_about_threads());
+            if about_threads.count() < operations.len().min(2) {
+                let operations = operations.to_vec();
+                cells.push(Cell { state, operations });
+            }
+        });
+    }
+    cells
+}
+
+fn choose(
+    from: &[&'static Operation],
+    size: usize,
+    chosen: &mut Vec<&'static Operation>,
+    found: &mut impl FnMut(&[&'static Operation]),
+) {
+    if size == 0 {
+        return found(chosen);
+    }
+    for at in 0..from.len() {
+        chosen.push(from[at]);
+        choose(&from[at..], size - 1, chosen, found);
+        chosen.pop();
+    }
+}
+
+impl Cell {
+    fn actors(&self) -> Vec<Actor> {
+        let numbered = self.operations.iter().enumerate();
+        let actor = |(at, operation): (usize, &&'static Operation)| {
+            let before = &self.operations[..at];
+            let twins = before.iter().filter(|o| o.name() == operation.name());
+            Actor {
+                name: operation.names[twins.count().min(2)],
+                cpu: operation.cpu,
+                act: operation.act,
+            }
+        };
+        numbered.map(actor).collect()
+    }
+
+    /// The cell under a discipline.
+    ///
+    /// # Errors
+    /// When no TD can be built under the discipline.
+    pub fn stage(&self, discipline: &'static Discipline) -> Result<Staged> {
+        Staged::of(
+            self.state.start,
+            self.actors(),
+            Counts::Everything,
+            discipline,
+        )
+    }
+
+    /// Runs a few walks, and then at most `budget` executions of a proof.
+    ///
+    /// # Errors
+    /// When no TD can be built under the discipline, or the check itself failed.
+    pub fn check(
+        &self,
+        discipline: &'static Discipline,
+        budget: u64,
+        seed: u64,
+    ) -> std::result::Result<Swept, CheckError> {
+        let staged = self
+            .stage(discipline)
+            .map_err(|why| CheckError::Setup(why.to_string()))?;
+        let mut options = Options {
+            seed,
+            walks: vec![(WalkKind::Uniform, 4)],
+            ..Options::default()
+        };
+        options.budget.executions = budget;
+        let scenario = |setup: &mut Setup| staged.build(setup);
+        let survey = survey(&scenario, &options, CAUSES)?;
+        let mut findings = survey.findings;
+        findings.extend(staged.lock_order()?);
+        Ok(Swept {
+            findings,
+            explored: survey.explored,
+            executions: survey.effort.walks + survey.effort.executions,
+        })
+    }
+}
+
+impl Swept {
+    /// What stands in the matrix.
+    pub fn letter(&self) -> Letter {
+        match (self.findings.is_empty(), self.explored) {
+            (false, _) => Letter::Refuted,
+            (true, Ok(_)) => Letter::Proved,
+            (true, Err(_)) => Letter::NotExhausted,
+        }
+    }
+}
+
+/// Whether a replay of this finding needs the threads in their order: lockdep saw it, not an
+/// interleaving.
+pub fn is_lock_order(example: &Counterexample) -> bool {
+    example.violation.oracle == LOCK_ORDER
+}
+
+impl fmt::Display for Cell {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<&str> = self.operations.iter().map(|o| o.name()).collect();
+        write!(f, "{}/{}", self.state.name, names.join("+"))
+    }
+}
+
+impl FromStr for Cell {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Cell, String> {
+        let (name, operations) = text
+            .split_once('/')
+            .ok_or_else(|| format!("{text:?} is not STATE/OPERATION+OPERATION"))?;
+        let state = state(name).ok_or_else(|| format!("no state is named {name:?}"))?;
+        let known = |name| operation(name).ok_or_else(|| format!("no operation is named {name:?}"));
+        let operations: std::result::Result<Vec<_>, _> = operations.split('+').map(known).collect();
+        Ok(Cell {
+            state,
+            operations: operations?,
+        })
+    }
+}
