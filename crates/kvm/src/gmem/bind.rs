@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use seamlock_tdx_abi::PAGE_SIZE;
-use seamlock_tdx_abi::kvm::{Errno, KvmUserspaceMemoryRegion2};
+use seamlock_tdx_abi::kvm::{Errno, GUEST_MEMFD_FLAG_MMAP, KvmUserspaceMemoryRegion2};
 
 use super::Gmem;
 use crate::error::{Error, Result, fail};
@@ -48,6 +48,11 @@ impl Gmem {
     pub(super) fn is_bound(&self, index: u64, slot: &Slot) -> bool {
         self.bindings.with(|bindings| bindings.has(index, slot))
     }
+}
+
+/// `kvm_gmem_supports_mmap`: then shared memory is in the file as well.
+pub(crate) fn supports_mmap(file: &File) -> bool {
+    matches!(file.kind(), Kind::Gmem(gmem) if gmem.flags() & GUEST_MEMFD_FLAG_MMAP != 0)
 }
 
 /// `kvm_gmem_prepare_memory_region`: the file for a new slot, with a reference.

@@ -21,7 +21,10 @@ const DIRTY_LOG_MANUAL_CAPS: u64 = 3;
 /// `KVM_CLOCK_VALID_FLAGS`.
 const CLOCK_FLAGS: i64 = 14;
 /// `KVM_GUESTDBG_VALID_MASK`.
-const GUESTDBG_MASK: i64 = 0x3f_0003;
+const GUESTDBG_MASK: i64 = 0x1f_0003;
+
+/// `kvm_get_allowed_disable_exits`: MWAIT, HLT, PAUSE, CSTATE, APERFMPERF.
+const DISABLE_EXITS: u64 = 0x1f;
 
 /// Capabilities that are simply there.
 const PRESENT: &[u32] = &[
@@ -33,6 +36,10 @@ const PRESENT: &[u32] = &[
     KVM_CAP_VAPIC,
     KVM_CAP_EXT_CPUID,
     KVM_CAP_CLOCKSOURCE,
+    KVM_CAP_PIT,
+    KVM_CAP_PIT2,
+    KVM_CAP_PIT_STATE2,
+    KVM_CAP_REINJECT_CONTROL,
     KVM_CAP_NOP_IO_DELAY,
     KVM_CAP_MP_STATE,
     KVM_CAP_SYNC_MMU,
@@ -279,7 +286,7 @@ pub(super) fn check_extension(host: &Host, kvm: Option<&Kvm>, cap: u64) -> i64 {
         KVM_CAP_ADJUST_CLOCK => CLOCK_FLAGS,
         KVM_CAP_SET_GUEST_DEBUG2 => GUESTDBG_MASK,
         KVM_CAP_SYNC_REGS if !td => 7,
-        KVM_CAP_X86_DISABLE_EXITS => 0xf,
+        KVM_CAP_X86_DISABLE_EXITS => DISABLE_EXITS as i64,
         KVM_CAP_STEAL_TIME => 1,
         _ => 0,
     }
@@ -323,6 +330,8 @@ pub(super) fn enable_cap(kvm: &Kvm, cap: &KvmEnableCap) -> Result<()> {
         }
         KVM_CAP_PMU_CAPABILITY => pmu_capability(kvm, arg),
         KVM_CAP_X2APIC_API => x2apic_api(kvm, arg),
+        KVM_CAP_X86_DISABLE_EXITS => disable_exits(kvm, arg),
+        KVM_CAP_VM_DISABLE_NX_HUGE_PAGES => disable_nx_huge_pages(kvm, arg),
         KVM_CAP_DISABLE_QUIRKS2 => check_mask(arg, QUIRKS).map(|()| keep(kvm, cap.cap, arg)),
         KVM_CAP_X86_USER_SPACE_MSR => {
             check_mask(arg, MSR_EXIT_MASK).map(|()| keep(kvm, cap.cap, arg))
@@ -361,7 +370,7 @@ fn check_mask(arg: u64, mask: u64) -> Result<()> {
 
 /// A setting that nothing here depends on.
 fn keep(kvm: &Kvm, cap: u32, arg: u64) {
-    kvm.arch.with(|arch| arch.enabled.push((cap, arg)));
+    kvm.arch.with(|arch| arch.enabled.insert(cap, arg));
 }
 
 fn split_irqchip(kvm: &Kvm, pins: u64) -> Result<()> {
@@ -442,11 +451,26 @@ fn pmu_capability(kvm: &Kvm, arg: u64) -> Result<()> {
     if kvm.is_td() && arg != KVM_PMU_CAP_DISABLE {
         return fail(Errno::EINVAL, SITE, "a TD's PMU is the module's");
     }
+    before_vcpus(kvm, KVM_CAP_PMU_CAPABILITY, arg)
+}
+
+fn disable_exits(kvm: &Kvm, arg: u64) -> Result<()> {
+    check_mask(arg, DISABLE_EXITS)?;
+    before_vcpus(kvm, KVM_CAP_X86_DISABLE_EXITS, arg)
+}
+
+/// The process is taken to have CAP_SYS_BOOT.
+fn disable_nx_huge_pages(kvm: &Kvm, arg: u64) -> Result<()> {
+    check_mask(arg, 0)?;
+    before_vcpus(kvm, KVM_CAP_VM_DISABLE_NX_HUGE_PAGES, 1)
+}
+
+fn before_vcpus(kvm: &Kvm, cap: u32, arg: u64) -> Result<()> {
     let _lock = kvm.lock.lock();
     if kvm.created_vcpus.load() != 0 {
         return fail(Errno::EINVAL, SITE, "the VM has vCPUs already");
     }
-    keep(kvm, KVM_CAP_PMU_CAPABILITY, arg);
+    keep(kvm, cap, arg);
     Ok(())
 }
 
@@ -463,6 +487,8 @@ fn x2apic_api(kvm: &Kvm, arg: u64) -> Result<()> {
             "EOI suppression both ways, or without a split irqchip",
         );
     }
-    keep(kvm, KVM_CAP_X2APIC_API, arg);
+    let before = kvm.arch.with(|arch| arch.enabled(KVM_CAP_X2APIC_API));
+    // What was switched on once stays on.
+    keep(kvm, KVM_CAP_X2APIC_API, before.unwrap_or(0) | arg);
     Ok(())
 }

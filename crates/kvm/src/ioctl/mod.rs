@@ -6,7 +6,11 @@
 
 mod caps;
 mod cpuid;
+mod dirty_log;
 mod eventfd;
+mod irqchip;
+mod msrs;
+mod regs;
 mod supported_cpuid;
 mod system;
 mod table;
@@ -28,6 +32,7 @@ use crate::vcpu::VcpuRef;
 use crate::vm::Kvm;
 
 pub use caps::X86 as X86_CAPS;
+pub(crate) use system::{supported_xcr0, supported_xss};
 pub use table::{Entry, Handler, TABLE};
 
 /// `ioctl(2)` on a descriptor.

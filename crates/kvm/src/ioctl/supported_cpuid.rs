@@ -17,11 +17,11 @@ const KVM_FEATURES: u32 = 0x4000_0001;
 /// CLOCKSOURCE to ASYNC_PF_INT, with STEAL_TIME, and without the two that need a promise of user space.
 const KVM_FEATURE_BITS: u32 = 0x0100_7efb;
 /// XCR0 bits that KVM virtualizes: x87 to AVX-512, PKRU, AMX.
-const KVM_SUPPORTED_XCR0: u64 = 0x6_02ff;
+pub(super) const KVM_SUPPORTED_XCR0: u64 = 0x6_02ff;
 /// AMX's state, which a process must be permitted to use.
 const XTILE: u64 = 3 << 17;
 /// XSS bits that KVM virtualizes: CET.
-const KVM_SUPPORTED_XSS: u64 = 3 << 11;
+pub(super) const KVM_SUPPORTED_XSS: u64 = 3 << 11;
 /// The legacy area and the header of XSAVE.
 const XSAVE_MIN_BYTES: u32 = 512 + 64;
 const XSAVES_OR_XSAVEC: u32 = 1 << 3 | 1 << 1;

@@ -4,10 +4,12 @@ use std::sync::Arc;
 
 use seamlock_tdx_abi::kvm::{
     Errno, KVM_API_VERSION, KVM_VCPU_MMAP_BYTES, KVM_X86_XCOMP_GUEST_SUPP, KvmDeviceAttr,
-    KvmMsrList, KvmMsrs,
+    KvmMsrList,
 };
 
 use super::caps;
+use super::msrs::msr_io;
+use super::supported_cpuid::{KVM_SUPPORTED_XCR0, KVM_SUPPORTED_XSS};
 use crate::error::{Result, fail};
 use crate::host::Host;
 use crate::task::Task;
@@ -19,8 +21,8 @@ const FEATURE_MSRS: &[(u32, u64)] = &[
 ];
 const MSR_IA32_UCODE_REV: u32 = 0x8b;
 const MSR_IA32_ARCH_CAPABILITIES: u32 = 0x10a;
-/// MCG_CTL_P, MCG_SER_P, MCG_LMCE_P and KVM_MAX_MCE_BANKS.
-pub(super) const SUPPORTED_MCE_CAP: u64 = 1 << 27 | 1 << 24 | 1 << 8 | 32;
+/// MCG_LMCE_P, MCG_SER_P, MCG_CMCI_P and MCG_CTL_P.
+pub(super) const SUPPORTED_MCE_CAP: u64 = 1 << 27 | 1 << 24 | 1 << 10 | 1 << 8;
 /// MSRs that user space may save and restore, of those that KVM emulates for a TD.
 const MSRS: &[u32] = &[
     0x10,
@@ -93,20 +95,11 @@ fn msr_list(task: &Task, arg: u64, msrs: &[u32], site: &'static str) -> Result<i
 
 /// Feature MSRs. Returns how many were read; the first unknown one ends it.
 pub(super) fn get_msrs(task: &Task, _host: &Arc<Host>, arg: u64) -> Result<i64> {
-    const SITE: &str = "arch/x86/kvm/msrs.c msr_io";
-    let header: KvmMsrs = task.get(arg, SITE)?;
-    if header.nmsrs >= 256 {
-        return fail(Errno::E2BIG, SITE, "256 MSRs or more");
-    }
-    for i in 0..u64::from(header.nmsrs) {
-        let at = arg.wrapping_add(8 + 16 * i);
-        let index: u32 = task.get(at, SITE)?;
-        let Some((_, value)) = FEATURE_MSRS.iter().find(|(msr, _)| *msr == index) else {
-            return Ok(i as i64);
-        };
-        task.put(at.wrapping_add(8), value, SITE)?;
-    }
-    Ok(i64::from(header.nmsrs))
+    msr_io(task, arg, true, |entry| {
+        let known = FEATURE_MSRS.iter().find(|(msr, _)| *msr == entry.index);
+        entry.data = known.map_or(0, |(_, value)| *value);
+        known.is_some()
+    })
 }
 
 pub(super) fn get_mce_cap_supported(task: &Task, _host: &Arc<Host>, arg: u64) -> Result<i64> {
@@ -118,11 +111,21 @@ pub(super) fn get_mce_cap_supported(task: &Task, _host: &Arc<Host>, arg: u64) ->
     Ok(0)
 }
 
+/// `kvm_caps.supported_xcr0`: x87 to AVX-512, PKRU and AMX.
+pub(crate) fn supported_xcr0(host: &Host) -> u64 {
+    host.module().platform().xcr0_supported & KVM_SUPPORTED_XCR0
+}
+
+/// `kvm_caps.supported_xss`: CET.
+pub(crate) fn supported_xss(host: &Host) -> u64 {
+    host.module().platform().xss_supported & KVM_SUPPORTED_XSS
+}
+
 const ATTR_SITE: &str = "arch/x86/kvm/x86.c:2437 __kvm_x86_dev_get_attr";
 
 fn attr_value(host: &Host, attr: &KvmDeviceAttr) -> Result<u64> {
     if attr.group == 0 && attr.attr == KVM_X86_XCOMP_GUEST_SUPP {
-        return Ok(host.module().platform().xcr0_supported);
+        return Ok(supported_xcr0(host));
     }
     fail(Errno::ENXIO, ATTR_SITE, "no such attribute")
 }

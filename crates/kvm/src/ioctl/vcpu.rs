@@ -1,12 +1,15 @@
 //! ioctls of a vCPU, under `vcpu->mutex`.
 
+use seamlock_tdx_abi::Gpa;
 use seamlock_tdx_abi::kvm::{
-    Errno, KVM_MP_STATE_AP_RESET_HOLD, KVM_MP_STATE_HALTED, KVM_MP_STATE_INIT_RECEIVED,
-    KVM_MP_STATE_SIPI_RECEIVED, KVM_MP_STATE_UNINITIALIZED, KVM_X86_TDX_VM, KvmEnableCap,
-    KvmMpState, KvmMsrs, KvmPreFaultMemory, KvmSignalMask,
+    Errno, KVM_CAP_ENFORCE_PV_FEATURE_CPUID, KVM_MP_STATE_AP_RESET_HOLD, KVM_MP_STATE_HALTED,
+    KVM_MP_STATE_INIT_RECEIVED, KVM_MP_STATE_SIPI_RECEIVED, KVM_MP_STATE_UNINITIALIZED,
+    KVM_X86_TDX_VM, KvmEnableCap, KvmMpState, KvmPreFaultMemory, KvmSignalMask, KvmTprAccessCtl,
+    KvmVapicAddr,
 };
 
 use super::system::SUPPORTED_MCE_CAP;
+use super::vm::MAX_GUEST_TSC_KHZ;
 use crate::error::{Result, fail};
 use crate::task::Task;
 use crate::tdx;
@@ -104,70 +107,24 @@ pub(super) fn kvmclock_ctrl(_task: &Task, _vcpu: &VcpuRef, _arg: u64) -> Result<
     fail(Errno::EINVAL, SITE, "the guest has no kvmclock")
 }
 
-/// Registers of a vCPU whose state is protected: refused. VMs that are no TDs have none here either.
-pub(super) fn get_protected(_task: &Task, _vcpu: &VcpuRef, _arg: u64) -> Result<i64> {
-    const SITE: &str = "arch/x86/kvm/regs.c: has_protected_state && guest_state_protected";
-    fail(Errno::EINVAL, SITE, "the guest's state is protected")
-}
-
 pub(super) fn set_tsc_khz(_task: &Task, vcpu: &VcpuRef, arg: u64) -> Result<i64> {
     const SITE: &str = "arch/x86/kvm/x86.c:3724 kvm_arch_vcpu_ioctl";
     if vcpu.kvm().is_td() {
         return fail(Errno::EINVAL, SITE, "the TSC of a TD is the module's");
     }
-    vcpu.state.with(|state| state.tsc_khz = arg as u32);
+    let khz = match arg as u32 {
+        0 => (vcpu.kvm().host.module().platform().native_tsc_hz / 1000) as u32,
+        khz if khz >= MAX_GUEST_TSC_KHZ => {
+            return fail(Errno::EINVAL, SITE, "beyond what TSC scaling reaches");
+        }
+        khz => khz,
+    };
+    vcpu.state.with(|state| state.tsc_khz = khz);
     Ok(0)
 }
 
 pub(super) fn get_tsc_khz(_task: &Task, vcpu: &VcpuRef, _arg: u64) -> Result<i64> {
     Ok(vcpu.state.with(|state| i64::from(state.tsc_khz)))
-}
-
-/// MSRs that KVM emulates for a TD and that have a value here.
-fn msr(vcpu: &VcpuRef, index: u32) -> Option<u64> {
-    vcpu.state.with(|state| match index {
-        0x1b => Some(state.apic_base),
-        0x3a => Some(1),
-        0x8b => Some(0x1_0000_0000),
-        0x179 => Some(state.mcg_cap),
-        0xc000_0080 => Some(0xd01),
-        0x10 | 0x17a | 0x17b | 0x1a0 | 0x6e0 => Some(0),
-        _ => None,
-    })
-}
-
-/// Returns how many were read; the first unknown one ends it.
-pub(super) fn get_msrs(task: &Task, vcpu: &VcpuRef, arg: u64) -> Result<i64> {
-    msr_io(task, arg, |at, index| match msr(vcpu, index) {
-        Some(value) => task.put(at, &value, MSR_SITE).map(|()| true),
-        None => Ok(false),
-    })
-}
-
-/// Returns how many were accepted; the first that is read-only or unknown ends it.
-pub(super) fn set_msrs(task: &Task, vcpu: &VcpuRef, arg: u64) -> Result<i64> {
-    const READ_ONLY: [u32; 3] = [0x1b, 0x3a, 0xc000_0080];
-    msr_io(task, arg, |at, index| {
-        let _: u64 = task.get(at, MSR_SITE)?;
-        Ok(msr(vcpu, index).is_some() && !READ_ONLY.contains(&index))
-    })
-}
-
-const MSR_SITE: &str = "arch/x86/kvm/msrs.c msr_io";
-
-fn msr_io(task: &Task, arg: u64, each: impl Fn(u64, u32) -> Result<bool>) -> Result<i64> {
-    let header: KvmMsrs = task.get(arg, MSR_SITE)?;
-    if header.nmsrs >= 256 {
-        return fail(Errno::E2BIG, MSR_SITE, "256 MSRs or more");
-    }
-    for i in 0..u64::from(header.nmsrs) {
-        let at = arg.wrapping_add(8 + 16 * i);
-        let index: u32 = task.get(at, MSR_SITE)?;
-        if !each(at.wrapping_add(8), index)? {
-            return Ok(i as i64);
-        }
-    }
-    Ok(i64::from(header.nmsrs))
 }
 
 pub(super) fn setup_mce(task: &Task, vcpu: &VcpuRef, arg: u64) -> Result<i64> {
@@ -186,14 +143,11 @@ pub(super) fn setup_mce(task: &Task, vcpu: &VcpuRef, arg: u64) -> Result<i64> {
     Ok(0)
 }
 
-pub(super) fn tpr_access_reporting(task: &Task, vcpu: &VcpuRef, arg: u64) -> Result<i64> {
+pub(super) fn tpr_access_reporting(task: &Task, _vcpu: &VcpuRef, arg: u64) -> Result<i64> {
     const SITE: &str = "arch/x86/kvm/x86.c vcpu_ioctl_tpr_access_reporting";
-    let control: [u32; 10] = task.get(arg, SITE)?;
-    if control[1] != 0 {
+    let control: KvmTprAccessCtl = task.get(arg, SITE)?;
+    if control.flags != 0 {
         return fail(Errno::EINVAL, SITE, "flags are not zero");
-    }
-    if vcpu.kvm().arch.with(|arch| arch.irqchip) == Irqchip::None {
-        return fail(Errno::EINVAL, SITE, "there is no local APIC in the kernel");
     }
     task.put(arg, &control, SITE)?;
     Ok(0)
@@ -204,12 +158,25 @@ pub(super) fn set_vapic_addr(task: &Task, vcpu: &VcpuRef, arg: u64) -> Result<i6
     if vcpu.kvm().arch.with(|arch| arch.irqchip) == Irqchip::None {
         return fail(Errno::EINVAL, SITE, "there is no local APIC in the kernel");
     }
-    task.get::<u64>(arg, SITE).map(|_| 0)
+    let vapic: KvmVapicAddr = task.get(arg, SITE)?;
+    let kvm = vcpu.kvm();
+    let _srcu = kvm.srcu.read();
+    let last = vapic.vapic_addr.wrapping_add(3);
+    let in_slot = |addr: u64| kvm.memslots.of_gfn(Gpa(addr).gfn()).is_some();
+    if vapic.vapic_addr != 0 && !(in_slot(vapic.vapic_addr) && in_slot(last)) {
+        const SITE: &str = "arch/x86/kvm/lapic.c kvm_lapic_set_vapic_addr";
+        return fail(Errno::EINVAL, SITE, "no memslot is at the address");
+    }
+    Ok(0)
 }
 
+/// Only the promise to use no paravirtual feature that CPUID lacks; Hyper-V's are not there.
 pub(super) fn enable_cap(task: &Task, _vcpu: &VcpuRef, arg: u64) -> Result<i64> {
-    const SITE: &str = "arch/x86/kvm/x86.c kvm_vcpu_ioctl_enable_cap";
-    let _: KvmEnableCap = task.get(arg, SITE)?;
+    const SITE: &str = "arch/x86/kvm/x86.c:3372 kvm_vcpu_ioctl_enable_cap";
+    let cap: KvmEnableCap = task.get(arg, SITE)?;
+    if cap.flags == 0 && cap.cap == KVM_CAP_ENFORCE_PV_FEATURE_CPUID {
+        return Ok(0);
+    }
     fail(
         Errno::EINVAL,
         SITE,

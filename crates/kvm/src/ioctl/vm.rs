@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use seamlock_tdx_abi::kvm::{
     Errno, KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY, KvmClockData, KvmCreateDevice,
-    KvmCreateGuestMemfd, KvmEnableCap, KvmEncRegion, KvmMemoryAttributes, KvmMsrFilter,
+    KvmCreateGuestMemfd, KvmEnableCap, KvmEncRegion, KvmMemoryAttributes, KvmPmuEventFilter,
     KvmUserspaceMemoryRegion, KvmUserspaceMemoryRegion2,
 };
-use zerocopy::FromZeros;
+use zerocopy::{FromZeros, IntoBytes};
 
 use super::caps;
 use crate::error::{Result, fail};
@@ -15,12 +15,15 @@ use crate::gmem;
 use crate::task::Task;
 use crate::tdx;
 use crate::vcpu::kvm_vm_ioctl_create_vcpu;
-use crate::vm::{Irqchip, KVM_MAX_VCPU_IDS, Kvm};
+use crate::vm::{KVM_MAX_VCPU_IDS, Kvm};
 
 type Vm = Arc<Kvm>;
 
 const SITE: &str = "virt/kvm/kvm_main.c:5205 kvm_vm_ioctl";
 const ARCH_SITE: &str = "arch/x86/kvm/x86.c:4390 kvm_arch_vm_ioctl";
+
+/// With TSC scaling a guest may go far above the host (`kvm_caps.max_guest_tsc_khz`).
+pub(super) const MAX_GUEST_TSC_KHZ: u32 = i32::MAX as u32;
 
 pub(super) fn check_extension(_task: &Task, kvm: &Vm, arg: u64) -> Result<i64> {
     Ok(caps::check_extension(&kvm.host, Some(kvm), arg))
@@ -90,9 +93,8 @@ pub(super) fn memory_encrypt_region(task: &Task, _kvm: &Vm, arg: u64) -> Result<
 /// Frequency for vCPUs that are created later; 0 is the host's.
 pub(super) fn set_tsc_khz(_task: &Task, kvm: &Vm, arg: u64) -> Result<i64> {
     const SITE: &str = "arch/x86/kvm/x86.c:4659 kvm_arch_vm_ioctl";
-    // With TSC scaling a guest may go far above the host (kvm_caps.max_guest_tsc_khz).
     let khz = arg as u32;
-    if khz >= i32::MAX as u32 {
+    if khz >= MAX_GUEST_TSC_KHZ {
         return fail(Errno::EINVAL, SITE, "beyond what TSC scaling reaches");
     }
     let _lock = kvm.lock.lock();
@@ -107,41 +109,6 @@ pub(super) fn set_tsc_khz(_task: &Task, kvm: &Vm, arg: u64) -> Result<i64> {
 
 pub(super) fn get_tsc_khz(_task: &Task, kvm: &Vm, _arg: u64) -> Result<i64> {
     Ok(kvm.arch.with(|arch| i64::from(arch.default_tsc_khz)))
-}
-
-pub(super) fn create_irqchip(_task: &Task, kvm: &Vm, _arg: u64) -> Result<i64> {
-    const SITE: &str = "arch/x86/kvm/x86.c:4426 kvm_arch_vm_ioctl";
-    let _lock = kvm.lock.lock();
-    let created = kvm.created_vcpus.load();
-    let td = kvm.is_td();
-    kvm.arch.with(|arch| {
-        if arch.irqchip != Irqchip::None {
-            return fail(Errno::EEXIST, SITE, "there is an irqchip already");
-        }
-        if td {
-            return fail(Errno::ENOTTY, SITE, "EOIs of a TD can't be intercepted");
-        }
-        if created != 0 {
-            return fail(Errno::EINVAL, SITE, "the VM has vCPUs already");
-        }
-        arch.irqchip = Irqchip::Kernel;
-        Ok(0)
-    })
-}
-
-/// Interrupt routes; only their number is looked at, as no device raises interrupts.
-pub(super) fn set_gsi_routing(task: &Task, kvm: &Vm, arg: u64) -> Result<i64> {
-    const SITE: &str = "virt/kvm/kvm_main.c:5365 kvm_vm_ioctl";
-    let [nr, flags]: [u32; 2] = task.get(arg, SITE)?;
-    if kvm.arch.with(|arch| arch.irqchip) == Irqchip::None {
-        return fail(Errno::EINVAL, SITE, "there is no irqchip in the kernel");
-    }
-    if nr > 4096 || flags != 0 {
-        return fail(Errno::EINVAL, SITE, "too many routes, or flags");
-    }
-    let mut entries = vec![0u8; nr as usize * 48];
-    task.get_bytes(arg.wrapping_add(8), &mut entries, SITE)?;
-    Ok(0)
 }
 
 pub(super) fn set_tss_addr(_task: &Task, _kvm: &Vm, arg: u64) -> Result<i64> {
@@ -162,36 +129,6 @@ pub(super) fn set_identity_map_addr(task: &Task, kvm: &Vm, arg: u64) -> Result<i
         return fail(Errno::EINVAL, ARCH_SITE, "the VM has vCPUs already");
     }
     task.get::<u64>(arg, ARCH_SITE).map(|_| 0)
-}
-
-pub(super) fn set_msr_filter(task: &Task, _kvm: &Vm, arg: u64) -> Result<i64> {
-    const SITE: &str = "arch/x86/kvm/msrs.c kvm_vm_ioctl_set_msr_filter";
-    let filter: KvmMsrFilter = task.get(arg, SITE)?;
-    if filter.flags & !1 != 0 {
-        return fail(Errno::EINVAL, SITE, "an unknown flag is set");
-    }
-    let ranges = &filter.ranges;
-    if ranges
-        .iter()
-        .any(|r| r.nmsrs != 0 && (r.flags & !3 != 0 || r.flags == 0))
-    {
-        return fail(
-            Errno::EINVAL,
-            SITE,
-            "a range filters neither reads nor writes",
-        );
-    }
-    if ranges.iter().all(|r| r.nmsrs == 0) && filter.flags & 1 != 0 {
-        return fail(Errno::EINVAL, SITE, "all MSRs denied and no range");
-    }
-    for range in ranges.iter().filter(|r| r.nmsrs != 0) {
-        let bytes = range.nmsrs.div_ceil(64) as usize * 8;
-        if bytes > 0x600 {
-            return fail(Errno::EINVAL, SITE, "a bitmap is too large");
-        }
-        task.get_bytes(range.bitmap, &mut vec![0; bytes], SITE)?;
-    }
-    Ok(0)
 }
 
 /// kvmclock stands still: no clock is read.
@@ -237,35 +174,43 @@ pub(super) fn coalesced_mmio(task: &Task, _kvm: &Vm, arg: u64) -> Result<i64> {
     Ok(0)
 }
 
-pub(super) fn irq_line(task: &Task, kvm: &Vm, arg: u64) -> Result<i64> {
-    const SITE: &str = "arch/x86/kvm/irq.c kvm_vm_ioctl_irq_line";
-    let mut event: [u32; 2] = task.get(arg, SITE)?;
-    if kvm.arch.with(|arch| arch.irqchip) == Irqchip::None {
-        return fail(Errno::ENXIO, SITE, "there is no irqchip in the kernel");
-    }
-    // No route leads to a local APIC, so nothing was delivered.
-    event[0] = u32::MAX;
-    task.put(arg, &event, SITE)?;
-    Ok(0)
-}
-
-pub(super) fn signal_msi(task: &Task, kvm: &Vm, arg: u64) -> Result<i64> {
-    const SITE: &str = "virt/kvm/irqchip.c kvm_send_userspace_msi";
-    let msi: [u32; 8] = task.get(arg, SITE)?;
-    let in_kernel = kvm.arch.with(|arch| arch.irqchip) != Irqchip::None;
-    if !in_kernel || msi[3] != 0 {
-        return fail(
-            Errno::EINVAL,
-            SITE,
-            "there is no irqchip in the kernel, or flags are set",
-        );
-    }
-    Ok(0)
-}
-
 /// `kvm_ioctl_create_device`, of a kernel that has no VFIO: there is no other device on x86.
 pub(super) fn create_device(task: &Task, _kvm: &Vm, arg: u64) -> Result<i64> {
     const SITE: &str = "virt/kvm/kvm_main.c kvm_ioctl_create_device";
     task.get::<KvmCreateDevice>(arg, SITE)?;
     fail(Errno::ENODEV, SITE, "no such type of device")
+}
+
+/// Shadow pages that KVM may have at least; nothing here has any.
+pub(super) fn set_nr_mmu_pages(_task: &Task, kvm: &Vm, arg: u64) -> Result<i64> {
+    const KVM_MIN_ALLOC_MMU_PAGES: u64 = 64;
+    if arg < KVM_MIN_ALLOC_MMU_PAGES {
+        const SITE: &str = "arch/x86/kvm/x86.c:3920 kvm_vm_ioctl_set_nr_mmu_pages";
+        return fail(Errno::EINVAL, SITE, "fewer than KVM_MIN_ALLOC_MMU_PAGES");
+    }
+    let _slots = kvm.slots_lock.lock();
+    Ok(0)
+}
+
+/// `kvm_vm_ioctl_set_pmu_event_filter`. The PMU of a TD is the module's, so nothing comes of it.
+pub(super) fn set_pmu_event_filter(task: &Task, kvm: &Vm, arg: u64) -> Result<i64> {
+    const SITE: &str = "arch/x86/kvm/pmu.c:1243 kvm_vm_ioctl_set_pmu_event_filter";
+    const MAX_EVENTS: u32 = 300;
+    let filter: KvmPmuEventFilter = task.get(arg, SITE)?;
+    if filter.action > 1 || filter.flags > 1 {
+        return fail(Errno::EINVAL, SITE, "an unknown action or flag");
+    }
+    if filter.nevents > MAX_EVENTS {
+        return fail(Errno::E2BIG, SITE, "more than 300 events");
+    }
+    let mut events = vec![0u64; filter.nevents as usize];
+    let at = arg.wrapping_add(size_of::<KvmPmuEventFilter>() as u64);
+    task.get_bytes(at, events.as_mut_bytes(), SITE)?;
+    // Event, unit mask, its mask, and EXCLUDE.
+    const MASKED_ENTRY: u64 = 0xff80_0000_0000_ffff;
+    if filter.flags == 1 && events.iter().any(|event| event & !MASKED_ENTRY != 0) {
+        return fail(Errno::EINVAL, SITE, "a masked event has an unknown bit");
+    }
+    let _lock = kvm.lock.lock();
+    Ok(0)
 }

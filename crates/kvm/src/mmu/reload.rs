@@ -25,6 +25,16 @@ pub(crate) fn kvm_mmu_reload(task: &Task, kvm: &Kvm, vcpu: &Vcpu) -> Result<()> 
         return fail(Errno::ENOMEM, SITE, "memory is exhausted");
     };
     vcpu.set_roots();
+    if tdx_levels(kvm, vcpu) != kvm.tdx.ept_levels() {
+        // Then the module is not told of the root.
+        const SITE: &str = "tdx.c:1637 tdx_load_mmu_pgd";
+        kvm.bug_on(
+            true,
+            SITE,
+            "the vCPU's CPUID has another GPA width than the TD",
+        );
+        return Ok(());
+    }
     let Some(tdvpr) = vcpu.tdvpr() else {
         return Ok(());
     };
@@ -37,4 +47,15 @@ pub(crate) fn kvm_mmu_reload(task: &Task, kvm: &Kvm, vcpu: &Vcpu) -> Result<()> 
         [root.0, 0, 0],
     );
     Ok(())
+}
+
+/// `kvm_mmu_get_tdp_level`: five levels where the processor walks them and the guest's CPUID has more
+/// than 48 address bits.
+fn tdx_levels(kvm: &Kvm, vcpu: &Vcpu) -> u8 {
+    let wide = vcpu.state.with(|state| state.maxguestphyaddr()) > 48;
+    if kvm.host.module().platform().ept_5_level && wide {
+        5
+    } else {
+        4
+    }
 }

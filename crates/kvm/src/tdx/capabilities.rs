@@ -7,6 +7,7 @@ use zerocopy::IntoBytes;
 use super::cpuid_config;
 use crate::error::{Result, fail};
 use crate::host::Host;
+use crate::ioctl::{supported_xcr0, supported_xss};
 use crate::task::Task;
 use crate::vm::Kvm;
 
@@ -25,8 +26,8 @@ pub(crate) fn supported_attrs(host: &Host) -> u64 {
 
 /// XFAM bits that KVM, the processor and the module allow; 0 as for attributes.
 pub(crate) fn supported_xfam(host: &Host) -> u64 {
-    let (info, platform) = (host.sysinfo(), host.module().platform());
-    let kvm = platform.xcr0_supported | platform.xss_supported;
+    let info = host.sysinfo();
+    let kvm = supported_xcr0(host) | supported_xss(host);
     restrict(kvm, info.xfam_fixed0, info.xfam_fixed1)
 }
 

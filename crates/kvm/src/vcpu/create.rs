@@ -131,6 +131,7 @@ fn build(task: &Task, kvm: &Arc<Kvm>, id: u32) -> Result<VcpuRef> {
     } else {
         KVM_MP_STATE_UNINITIALIZED
     });
+    vcpu.reset(id == bsp);
     if kvm.is_td() {
         tdx_vcpu_create(kvm, &vcpu)?;
     }

@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicI64, Ordering::SeqCst};
 
 use seamlock_sync::{Mutex, Private, Shared, WaitQueue, Word};
 use seamlock_tdx_abi::Hpa;
-use seamlock_tdx_abi::kvm::KvmCpuidEntry2;
+use seamlock_tdx_abi::kvm::{KvmCpuidEntry2, KvmVcpuEvents};
 use seamlock_tdx_abi::regs::Regs;
 
 use crate::arch::VcpuArch;
@@ -38,6 +38,12 @@ pub(crate) use run::{
 pub const REQ_VM_DEAD: u64 = 1;
 /// `KVM_REQ_OUTSIDE_GUEST_MODE`.
 pub const REQ_OUTSIDE_GUEST_MODE: u64 = 1 << 1;
+
+const APIC_DEFAULT_PHYS_BASE: u64 = 0xfee0_0000;
+/// `MSR_IA32_APICBASE_BSP`.
+const BSP: u64 = 1 << 8;
+/// `KVM_MAX_MCE_BANKS`.
+const KVM_MAX_MCE_BANKS: u64 = 32;
 
 /// `enum vcpu_tdx_state`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,10 +115,31 @@ pub(crate) struct State {
     pub(crate) signal_mask: Option<u64>,
     /// What the next KVM_RUN does first.
     pub(crate) complete: Option<exit::Completion>,
+    /// Events that user space or the guest may still see.
+    pub(crate) events: KvmVcpuEvents,
     /// Registers for the next TDH.VP.ENTER (`vp_enter_args`).
     pub(crate) vp_enter: Regs,
     /// MSRs that KVM emulates, where the guest wrote them.
     pub(crate) msrs: BTreeMap<u32, u64>,
+}
+
+impl State {
+    /// CPUID 0x80000008 EAX, where 0x80000000 says that it is there.
+    fn address_sizes(&self) -> Option<u32> {
+        let leaf = |leaf| self.cpuid.iter().find(move |e| e.function == leaf);
+        let extended = leaf(0x8000_0000).filter(|e| e.eax >= 0x8000_0008);
+        extended.and_then(|_| leaf(0x8000_0008)).map(|e| e.eax)
+    }
+
+    /// `cpuid_query_maxphyaddr`: bits of a physical address.
+    pub(crate) fn maxphyaddr(&self) -> u32 {
+        self.address_sizes().map_or(36, |eax| eax & 0xff)
+    }
+
+    /// `cpuid_query_maxguestphyaddr`: bits of a guest's physical address; 0 when CPUID does not say.
+    pub(crate) fn maxguestphyaddr(&self) -> u32 {
+        self.address_sizes().map_or(0, |eax| eax >> 16 & 0xff)
+    }
 }
 
 /// One vCPU.
@@ -279,25 +306,31 @@ impl Vcpu {
         self.requests.load() & REQ_VM_DEAD != 0
     }
 
-    /// `kvm_apic_set_base` to the x2APIC. Whether the guest's CPUID allows it.
-    pub(crate) fn set_x2apic_base(&self, kvm: &Kvm) -> bool {
-        const APIC_DEFAULT_PHYS_BASE: u64 = 0xfee0_0000;
-        const X2APIC: u64 = 3 << 10;
-        const BSP: u64 = 1 << 8;
-        let has_x2apic = self.state.with(|state| {
-            state
-                .cpuid
-                .iter()
-                .any(|e| e.function == 1 && e.ecx & 1 << 21 != 0)
+    /// `kvm_lapic_reset`: the xAPIC, and 32 banks of machine checks.
+    fn reset(&self, is_bsp: bool) {
+        const ENABLE: u64 = 1 << 11;
+        self.state.with(|state| {
+            state.apic_base = APIC_DEFAULT_PHYS_BASE | ENABLE | if is_bsp { BSP } else { 0 };
+            state.mcg_cap = KVM_MAX_MCE_BANKS;
         });
-        if !has_x2apic {
-            return false;
-        }
+    }
+
+    /// `kvm_apic_set_base` to the x2APIC. Whether the guest's CPUID has it, and the address.
+    pub(crate) fn set_x2apic_base(&self, kvm: &Kvm) -> bool {
+        const X2APIC: u64 = 3 << 10;
         let bsp = kvm.arch.with(|arch| arch.bsp_vcpu_id) == self.id;
         let base = APIC_DEFAULT_PHYS_BASE | X2APIC | if bsp { BSP } else { 0 };
-        self.state.with(|state| state.apic_base = base);
-        drop(kvm.apic_map_lock.lock());
-        true
+        let allowed = self.state.with(|state| {
+            let leaf_1 = state.cpuid.iter().find(|e| e.function == 1);
+            let has_x2apic = leaf_1.is_some_and(|e| e.ecx & 1 << 21 != 0);
+            let reaches = base.checked_shr(state.maxphyaddr()).unwrap_or(0) == 0;
+            state.apic_base == base || (has_x2apic && reaches)
+        });
+        if allowed {
+            self.state.with(|state| state.apic_base = base);
+            drop(kvm.apic_map_lock.lock());
+        }
+        allowed
     }
 
     /// Physical address of the posted-interrupt descriptor. KVM has it in its own memory, which is no

@@ -4,15 +4,16 @@
 //! `vcpu->mutex` is held by the dispatcher throughout. KVM_RUN is in an SRCU read section while it is
 //! not blocked.
 
-use seamlock_tdx_abi::Gpa;
 use seamlock_tdx_abi::kvm::{
-    Errno, KVM_EXIT_INTR, KVM_MP_STATE_HALTED, KVM_MP_STATE_RUNNABLE, KVM_MP_STATE_UNINITIALIZED,
-    KvmPreFaultMemory,
+    Errno, KVM_EXIT_INTR, KVM_MEMORY_EXIT_FLAG_PRIVATE, KVM_MP_STATE_HALTED,
+    KVM_MP_STATE_INIT_RECEIVED, KVM_MP_STATE_RUNNABLE, KVM_MP_STATE_UNINITIALIZED,
+    KVM_VALID_REGS_OFFSET, KvmPreFaultMemory,
 };
+use seamlock_tdx_abi::{FieldId, Gfn, Gpa, Hpa};
 use seamlock_tdx_abi::{PAGE_SHIFT, PAGE_SIZE};
 use seamlock_tdx_module::After;
 
-use super::exit::{Exit, Handling};
+use super::exit::{Exit, Handling, prepare_memory_fault};
 use super::{Mode, Vcpu, VcpuRef, VcpuTdState};
 use crate::discipline::InvalidSlot;
 use crate::error::{Result, fail};
@@ -22,24 +23,40 @@ use crate::locks::cells;
 use crate::mmu::{self, InTheWay, Leaf, Mapped};
 use crate::task::Task;
 use crate::tdx::TdState;
-use crate::tdx::seamcall::tdh_vp_enter;
-use crate::vm::Kvm;
+use crate::tdx::seamcall::{tdh_vp_enter, tdh_vp_wr};
+use crate::vm::{Kvm, Slot};
 
 /// Byte offset of `immediate_exit` in `struct kvm_run`.
 const IMMEDIATE_EXIT: usize = 1;
 /// Byte offset of `exit_reason`.
 const EXIT_REASON: usize = 8;
+/// Byte offset of `if_flag`.
+const IF_FLAG: usize = 13;
+/// Byte offset of `flags`.
+const FLAGS: usize = 14;
+/// Byte offset of `apic_base`.
+const APIC_BASE: usize = 24;
+/// `KVM_EXIT_UNKNOWN`.
+const KVM_EXIT_UNKNOWN: u32 = 0;
 
 /// `kvm_arch_vcpu_ioctl_run`.
 pub(crate) fn kvm_arch_vcpu_ioctl_run(task: &Task, vcpu: &VcpuRef) -> Result<i64> {
-    const SITE: &str = "arch/x86/kvm/x86.c:8910 kvm_arch_vcpu_ioctl_run";
     let mut immediate = [0];
     vcpu.run_page().read(IMMEDIATE_EXIT, &mut immediate);
     let wants_to_run = immediate[0] == 0;
     let _loaded = vcpu.load(task);
+    vcpu.run_page().write(FLAGS, &0u16.to_le_bytes());
+    let result = run(task, vcpu, wants_to_run);
+    post_kvm_run_save(vcpu);
+    result
+}
+
+fn run(task: &Task, vcpu: &VcpuRef, wants_to_run: bool) -> Result<i64> {
+    const SITE: &str = "arch/x86/kvm/x86.c:8910 kvm_arch_vcpu_ioctl_run";
     if vcpu.mp_state() == KVM_MP_STATE_UNINITIALIZED {
         return wait_for_init(task, vcpu, wants_to_run);
     }
+    check_sync_regs(vcpu)?;
     if let Some(completion) = vcpu.state.with(|state| state.complete.take()) {
         let mut handling = Handling::new(task, vcpu.kvm(), vcpu, vcpu.state.with(|s| s.vp_enter));
         let exit = handling.complete(completion);
@@ -52,8 +69,30 @@ pub(crate) fn kvm_arch_vcpu_ioctl_run(task: &Task, vcpu: &VcpuRef) -> Result<i64
         return fail(Errno::EINTR, SITE, "immediate_exit is set");
     }
     pre_run(vcpu.kvm(), vcpu)?;
-    vcpu.state.with(|state| state.has_run = true);
     vcpu_run(task, vcpu)
+}
+
+/// User space and KVM share no registers of a TD (KVM_CAP_SYNC_REGS is 0).
+fn check_sync_regs(vcpu: &Vcpu) -> Result<()> {
+    const SITE: &str = "arch/x86/kvm/x86.c:8943 kvm_arch_vcpu_ioctl_run";
+    let mut sets = [0; 16];
+    vcpu.run_page().read(KVM_VALID_REGS_OFFSET, &mut sets);
+    if sets != [0; 16] {
+        return fail(
+            Errno::EINVAL,
+            SITE,
+            "kvm_valid_regs or kvm_dirty_regs of a vCPU whose state is protected",
+        );
+    }
+    Ok(())
+}
+
+/// `post_kvm_run_save`: what every KVM_RUN tells. Interrupts of a TD are not KVM's to see.
+fn post_kvm_run_save(vcpu: &Vcpu) {
+    let apic_base = vcpu.state.with(|state| state.apic_base);
+    let run = vcpu.run_page();
+    run.write(IF_FLAG, &[0]);
+    run.write(APIC_BASE, &apic_base.to_le_bytes());
 }
 
 /// An AP that was never initialized sleeps here until INIT_VCPU or a signal wakes it.
@@ -88,6 +127,10 @@ fn pre_run(kvm: &Kvm, vcpu: &Vcpu) -> Result<()> {
             "the vCPU is not initialized or the TD not finalized",
         );
     }
+    if kvm.is_td() && vcpu.mp_state() == KVM_MP_STATE_INIT_RECEIVED {
+        const SITE: &str = "arch/x86/kvm/x86.c:8878 kvm_x86_vcpu_pre_run";
+        return fail(Errno::EINVAL, SITE, "a TD's vCPU waits for no SIPI");
+    }
     if !kvm.is_td() {
         const SITE: &str = "seamlock: only TDs have guest code";
         return fail(Errno::EINVAL, SITE, "VMs that are no TDs can't run");
@@ -99,6 +142,7 @@ fn pre_run(kvm: &Kvm, vcpu: &Vcpu) -> Result<()> {
 fn vcpu_run(task: &Task, vcpu: &VcpuRef) -> Result<i64> {
     const SITE: &str = "arch/x86/kvm/x86.c vcpu_run";
     let kvm = vcpu.kvm();
+    set_exit_reason(vcpu, KVM_EXIT_UNKNOWN);
     loop {
         if vcpu.is_vm_dead_requested() {
             return fail(Errno::EIO, SITE, "the VM is dead");
@@ -127,14 +171,33 @@ fn vcpu_run(task: &Task, vcpu: &VcpuRef) -> Result<i64> {
 
 /// Sleeps until an event makes the vCPU runnable, or a signal or a dead VM ends the wait.
 fn kvm_vcpu_halt(task: &Task, vcpu: &Vcpu) {
-    let woken = || vcpu.mp_state() == KVM_MP_STATE_RUNNABLE || vcpu.is_vm_dead_requested();
+    let has_events = || vcpu.state.with(|state| state.events.nmi_pending != 0);
+    let runnable = || vcpu.mp_state() == KVM_MP_STATE_RUNNABLE || has_events();
+    let woken = || runnable() || vcpu.is_vm_dead_requested();
     // The caller looks for the signal itself.
     let _ = vcpu.wait.wait_until(woken, || task.signal_pending());
+    if runnable() {
+        vcpu.mp_state.store(KVM_MP_STATE_RUNNABLE);
+    }
+}
+
+/// `tdx_inject_nmi`: the module is told once, however many are pending.
+fn inject_nmi(task: &Task, kvm: &Kvm, vcpu: &Vcpu, tdvpr: Hpa) {
+    const SITE: &str = "tdx.c:1132 tdx_inject_nmi: tdh_vp_wr_failed";
+    let pending = vcpu
+        .state
+        .with(|state| std::mem::take(&mut state.events.nmi_pending));
+    if pending != 0 {
+        let on = kvm.on_this_cpu(task);
+        let status = tdh_vp_wr(on, tdvpr, FieldId::VP_PEND_NMI, 1, 0xff);
+        kvm.tdx_bug_on(status, seamlock_tdx_abi::Leaf::VP_WR, SITE, [0; 3]);
+    }
 }
 
 /// `vcpu_enter_guest`: TDH.VP.ENTER, the guest's turn, and what KVM does about the exit.
 fn vcpu_enter_guest(task: &Task, kvm: &Kvm, vcpu: &Vcpu) -> Result<Exit> {
     vcpu.clear_requests(super::REQ_OUTSIDE_GUEST_MODE);
+    inject_nmi(task, kvm, vcpu, vcpu.tdvpr().unwrap_or_default());
     vcpu.mode.store(Mode::InGuest);
     // Whoever wants all vCPUs out sets the flag first and then looks at the mode.
     if kvm.tdx.wait_for_sept_zap.load() {
@@ -146,8 +209,11 @@ fn vcpu_enter_guest(task: &Task, kvm: &Kvm, vcpu: &Vcpu) -> Result<Exit> {
         outside(vcpu);
         return Ok(Exit::Again);
     }
-    let mut regs = vcpu.state.with(|state| state.vp_enter);
     let tdvpr = vcpu.tdvpr().unwrap_or_default();
+    let mut regs = vcpu.state.with(|state| {
+        state.has_run = true;
+        state.vp_enter
+    });
     let (_, after) = tdh_vp_enter(kvm.on_this_cpu(task), tdvpr, &mut regs);
     let mut halted = false;
     if after == After::Guest {
@@ -228,7 +294,13 @@ fn pre_fault_page(task: &Task, kvm: &Kvm, vcpu: &Vcpu, gpa: u64) -> Result<()> {
         return fail(Errno::EINVAL, SITE, "the address has the shared bit");
     }
     mmu::kvm_mmu_reload(task, kvm, vcpu)?;
-    kvm_tdp_map_page(task, kvm, vcpu, Gpa(gpa))
+    let result = kvm_tdp_map_page(task, kvm, vcpu, Gpa(gpa));
+    let private = kvm.is_td() && kvm.attributes.is_private(Gpa(gpa).gfn());
+    let told = [Errno::EFAULT, Errno::EIO, Errno::ENOMEM, Errno::EHWPOISON];
+    if private && matches!(&result, Err(error) if told.contains(&error.errno)) {
+        prepare_memory_fault(vcpu, gpa, KVM_MEMORY_EXIT_FLAG_PRIVATE);
+    }
+    result
 }
 
 /// `kvm_tdp_page_prefault`, to v6.16 `kvm_tdp_map_page`: simulated faults until one is not to be
@@ -256,8 +328,12 @@ pub(super) fn simulate_fault(task: &Task, kvm: &Kvm, vcpu: &Vcpu, gpa: Gpa) -> R
     const SITE: &str = "arch/x86/kvm/mmu/mmu.c:4734 kvm_mmu_faultin_pfn";
     let gfn = gpa.gfn();
     let seq = kvm.mirror.seq();
-    let Some(slot) = kvm.memslots.of_gfn(gfn) else {
-        return fail(Errno::ENOENT, SITE, "no memslot is at this address");
+    let private = kvm.is_td() && kvm.attributes.is_private(gfn);
+    let slot = match kvm.memslots.of_gfn(gfn) {
+        Some(slot) => slot,
+        // kvm_handle_noslot_fault
+        None if private => return fail(Errno::EFAULT, SITE, "no memslot is at a private address"),
+        None => return fail(Errno::ENOENT, SITE, "no memslot is at this address"),
     };
     if slot.invalid {
         return match kvm.discipline.invalid_slot {
@@ -271,8 +347,8 @@ pub(super) fn simulate_fault(task: &Task, kvm: &Kvm, vcpu: &Vcpu, gpa: Gpa) -> R
             }
         };
     }
-    if !kvm.attributes.is_private(gfn) || !kvm.is_td() {
-        return Ok(Mapped::Fixed);
+    if !private {
+        return fault_in_user_page(task, &slot, gfn);
     }
     let page = gmem::kvm_gmem_get_pfn(task, kvm, &slot, gfn)?;
     let mmu = kvm.mmu_lock.read();
@@ -286,4 +362,15 @@ pub(super) fn simulate_fault(task: &Task, kvm: &Kvm, vcpu: &Vcpu, gpa: Gpa) -> R
         Leaf { gfn: gfn.0, page },
         &mmu,
     ))
+}
+
+/// `__kvm_faultin_pfn` of shared memory. What is there needs nothing: the shared EPT is the host's own
+/// and not modelled.
+pub(super) fn fault_in_user_page(task: &Task, slot: &Slot, gfn: Gfn) -> Result<Mapped> {
+    const SITE: &str = "arch/x86/kvm/mmu/mmu.c kvm_handle_error_pfn";
+    if slot.gmem_only {
+        return Ok(Mapped::Fixed);
+    }
+    let hva = slot.userspace_addr + (gfn.0 - slot.base_gfn) * PAGE_SIZE;
+    task.get::<u8>(hva, SITE).map(|_| Mapped::Fixed)
 }

@@ -51,6 +51,8 @@ pub struct Slot {
     pub userspace_addr: u64,
     /// First page in the guest_memfd.
     pub gmem_pgoff: u64,
+    /// Shared memory is in the guest_memfd too (`KVM_MEMSLOT_GMEM_ONLY`).
+    pub gmem_only: bool,
     /// The slot is being deleted or moved (`KVM_MEMSLOT_INVALID`): faults retry.
     pub invalid: bool,
     /// The guest_memfd. Taken away when the file is closed before the slot.
@@ -199,6 +201,7 @@ mod tests {
             flags: 0,
             userspace_addr: 0,
             gmem_pgoff: 0,
+            gmem_only: false,
             invalid: false,
             gmem_file: Private::default(),
         })

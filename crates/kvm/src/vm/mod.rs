@@ -19,10 +19,12 @@ mod create;
 mod destroy;
 pub mod eventfds;
 mod memslots;
+mod msr_filter;
 mod notifier;
 mod set_memory_region;
 mod srcu;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
@@ -48,7 +50,8 @@ pub(crate) use attributes::set_memory_attributes;
 pub use create::create_vm;
 pub use destroy::{Reclaimed, Teardown};
 pub use eventfds::Eventfds;
-pub use memslots::{Change, Memslots, Slot};
+pub use memslots::{Change, KVM_USER_MEM_SLOTS, Memslots, Slot};
+pub use msr_filter::{MsrFilter, MsrFilterRange};
 pub(crate) use set_memory_region::{set_internal_memslot, set_memory_region};
 pub use srcu::{Srcu, SrcuReader};
 
@@ -89,8 +92,10 @@ pub struct Arch {
     pub notify_vmexit: u64,
     /// Bus locks exit to user space.
     pub bus_lock_detection: bool,
-    /// Other capabilities that were enabled: capability and first argument.
-    pub enabled: Vec<(u32, u64)>,
+    /// MSRs that KVM_X86_SET_MSR_FILTER keeps from the guest.
+    pub msr_filter: Option<Arc<MsrFilter>>,
+    /// Other capabilities that were enabled, with their first arguments.
+    pub enabled: BTreeMap<u32, u64>,
 }
 
 /// One VM.
@@ -342,7 +347,13 @@ impl Arch {
             hypercall_exit_enabled: 0,
             notify_vmexit: 0,
             bus_lock_detection: false,
-            enabled: Vec::new(),
+            msr_filter: None,
+            enabled: BTreeMap::new(),
         }
+    }
+
+    /// The argument that a capability was enabled with.
+    pub fn enabled(&self, cap: u32) -> Option<u64> {
+        self.enabled.get(&cap).copied()
     }
 }

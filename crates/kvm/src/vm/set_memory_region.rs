@@ -170,6 +170,7 @@ fn decide(
         flags: mem.flags,
         userspace_addr: mem.userspace_addr,
         gmem_pgoff: 0,
+        gmem_only: false,
         invalid: false,
         gmem_file: Private::default(),
     };
@@ -177,6 +178,7 @@ fn decide(
     if change == Change::Create && new.has_gmem() {
         let backing = gmem::prepare_memory_region(task, kvm, mem)?;
         new.gmem_pgoff = mem.guest_memfd_offset / PAGE_SIZE;
+        new.gmem_only = gmem::supports_mmap(&backing);
         new.gmem_file = Private::new(Some(Arc::downgrade(&backing)));
         file = Some(backing);
     }

@@ -1,16 +1,19 @@
 //! EPT violations: a page is mapped, or user space is told that memory has the other kind.
 
 use seamlock_tdx_abi::kvm::{
-    Errno, KVM_EXIT_MEMORY_FAULT, KVM_MEMORY_EXIT_FLAG_PRIVATE, KvmExitMemoryFault,
+    EXIT_DATA_OFFSET, Errno, KVM_EXIT_MEMORY_FAULT, KVM_MEMORY_EXIT_FLAG_PRIVATE,
+    KvmExitMemoryFault,
 };
 use seamlock_tdx_abi::{Gpa, PAGE_SIZE};
+use zerocopy::IntoBytes;
 
-use super::{Exit, Handling};
+use super::{EXIT_REASON, Exit, Handling};
 use crate::discipline::InvalidSlot;
 use crate::error::{Result, fail};
 use crate::locks::cells;
 use crate::mmu::{InTheWay, Mapped};
-use crate::vcpu::run::simulate_fault;
+use crate::vcpu::Vcpu;
+use crate::vcpu::run::{fault_in_user_page, simulate_fault};
 
 /// Extended exit qualification, type: the page is mapped and was not accepted.
 const PENDING_EPT_VIOLATION: u64 = 6;
@@ -92,15 +95,19 @@ impl Handling<'_> {
         const SITE: &str = "arch/x86/kvm/mmu/mmu.c:4718 kvm_mmu_faultin_pfn";
         let gpa = self.without_shared_bit(gpa);
         let gfn = Gpa(gpa).gfn();
-        if self.kvm.memslots.of_gfn(gfn).is_some() && self.kvm.attributes.is_private(gfn) {
+        if self.kvm.attributes.is_private(gfn) {
             return self.memory_fault(gpa, 0, SITE);
         }
+        match self.kvm.memslots.of_gfn(gfn) {
+            Some(slot) if !slot.invalid => fault_in_user_page(self.task, &slot, gfn)?,
+            _ => return Ok(Exit::Again),
+        };
         Ok(Exit::Again)
     }
 
-    /// `kvm_mmu_prepare_memory_fault_exit`: EFAULT, and what user space has to change.
+    /// EFAULT, and what user space has to change.
     fn memory_fault(&self, gpa: u64, flags: u64, site: &'static str) -> Result<Exit> {
-        self.prepare_memory_fault(gpa, flags);
+        prepare_memory_fault(self.vcpu, gpa, flags);
         let reason = match flags {
             0 => "the guest uses private memory as shared",
             _ => "the guest uses memory as private that is not",
@@ -109,17 +116,19 @@ impl Handling<'_> {
     }
 
     fn with_memory_fault(&self, gpa: u64, error: crate::Error) -> crate::Error {
-        self.prepare_memory_fault(gpa, KVM_MEMORY_EXIT_FLAG_PRIVATE);
+        prepare_memory_fault(self.vcpu, gpa, KVM_MEMORY_EXIT_FLAG_PRIVATE);
         error
     }
+}
 
-    fn prepare_memory_fault(&self, gpa: u64, flags: u64) {
-        let gpa = gpa & !(PAGE_SIZE - 1);
-        let fault = KvmExitMemoryFault {
-            flags,
-            gpa,
-            size: PAGE_SIZE,
-        };
-        self.to_user(KVM_EXIT_MEMORY_FAULT, &fault);
-    }
+/// `kvm_mmu_prepare_memory_fault_exit`: tells user space of a page that can't be had.
+pub(crate) fn prepare_memory_fault(vcpu: &Vcpu, gpa: u64, flags: u64) {
+    let fault = KvmExitMemoryFault {
+        flags,
+        gpa: gpa & !(PAGE_SIZE - 1),
+        size: PAGE_SIZE,
+    };
+    let run = vcpu.run_page();
+    run.write(EXIT_REASON, &KVM_EXIT_MEMORY_FAULT.to_le_bytes());
+    run.write(EXIT_DATA_OFFSET, fault.as_bytes());
 }

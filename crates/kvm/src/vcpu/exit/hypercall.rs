@@ -119,10 +119,7 @@ impl Handling<'_> {
 
     /// `kvm_vcpu_is_legal_gpa`: by the MAXPHYADDR in the vCPU's CPUID.
     fn is_legal_gpa(&self, gpa: u64) -> bool {
-        let bits = self.vcpu.state.with(|state| {
-            let leaf = state.cpuid.iter().find(|e| e.function == 0x8000_0008);
-            leaf.map_or(36, |e| e.eax & 0xff)
-        });
+        let bits = self.vcpu.state.with(|state| state.maxphyaddr());
         gpa.checked_shr(bits).unwrap_or(0) == 0
     }
 }

@@ -55,7 +55,9 @@ impl Handling<'_> {
 
     /// `tdx_emulate_mmio`: bytes in R12, direction in R13, shared address in R14, data in R15.
     pub(super) fn emulate_mmio(&mut self) -> Exit {
-        let (size, write, gpa) = (self.regs.r12, self.regs.r13, self.regs.r14);
+        // KVM has size and direction as int.
+        let (size, write) = (u64::from(self.regs.r12 as u32), self.regs.r13 as u32);
+        let gpa = self.regs.r14;
         let tdx = &self.kvm.tdx;
         let last = gpa.wrapping_add(size).wrapping_sub(1);
         let wrong = !matches!(size, 1 | 2 | 4 | 8) || write > 1;

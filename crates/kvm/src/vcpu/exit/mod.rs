@@ -15,7 +15,7 @@ mod tdvmcall;
 
 use seamlock_tdx_abi::TdxStatus;
 use seamlock_tdx_abi::kvm::{
-    EXIT_DATA_OFFSET, KVM_EXIT_EXCEPTION, KVM_EXIT_FAIL_ENTRY, KVM_EXIT_INTERNAL_ERROR,
+    EXIT_DATA_OFFSET, Errno, KVM_EXIT_EXCEPTION, KVM_EXIT_FAIL_ENTRY, KVM_EXIT_INTERNAL_ERROR,
     KVM_EXIT_NOTIFY, KVM_EXIT_SHUTDOWN, KVM_EXIT_X86_BUS_LOCK,
     KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON, KVM_RUN_X86_BUS_LOCK, KvmExitException,
     KvmExitFailEntry, KvmExitInternal, KvmExitNotify,
@@ -24,18 +24,22 @@ use seamlock_tdx_abi::regs::Regs;
 use zerocopy::{Immutable, IntoBytes};
 
 use super::Vcpu;
-use crate::error::Result;
+use crate::error::{Result, fail};
 use crate::mmu::InTheWay;
 use crate::task::Task;
 use crate::tdx::sept;
 use crate::vm::Kvm;
 
+pub(crate) use fault::prepare_memory_fault;
 pub(crate) use io::Transfer;
 
 /// Byte offset of `exit_reason` in `struct kvm_run`.
 const EXIT_REASON: usize = 8;
 /// Byte offset of `flags`.
 const FLAGS: usize = 14;
+
+/// `TDX_SW_ERROR`: #UD, #GP or VMfailInvalid of the SEAMCALL instruction.
+const TDX_SW_ERROR: u64 = 1 << 63 | 0xff << 40;
 
 /// VMX exit reasons (SDM volume 3, appendix C).
 mod reason {
@@ -49,6 +53,7 @@ mod reason {
     pub(super) const MSR_READ: u64 = 31;
     pub(super) const MSR_WRITE: u64 = 32;
     pub(super) const EPT_VIOLATION: u16 = 48;
+    pub(super) const EPT_MISCONFIG: u64 = 49;
     pub(super) const BUS_LOCK: u16 = 74;
     pub(super) const NOTIFY: u16 = 75;
     pub(super) const TDCALL: u16 = 77;
@@ -179,8 +184,17 @@ impl<'a> Handling<'a> {
     }
 
     fn dispatch(&mut self, halted: bool) -> Result<Exit> {
+        const SITE: &str = "tdx.c:2053 __tdx_handle_exit";
         let status = self.regs.status();
-        if !has_exit_reason(status) {
+        if status.0 == reason::EPT_MISCONFIG {
+            const WHAT: &str = "an EPT misconfiguration";
+            self.kvm.bug_on(true, SITE, WHAT);
+            return fail(Errno::EIO, SITE, WHAT);
+        }
+        let software = status.0 & TDX_SW_ERROR == TDX_SW_ERROR;
+        self.kvm
+            .bug_on(software, SITE, "TDH.VP.ENTER itself failed");
+        if software || !has_exit_reason(status) {
             return Ok(self.unexpected());
         }
         let basic = status.0 as u16;
