@@ -122,6 +122,22 @@ paths! {
         Part::Takes(&[lock(&KVM_USAGE_LOCK), read(&CPUS_LOCK), lock(&KVM_LOCK)])];
     "KVM_ENABLE_CAP(KVM_CAP_SPLIT_IRQCHIP)" => "x86.c kvm_vm_ioctl_enable_cap", [VM];
     "KVM_CREATE_IRQCHIP" => "x86.c kvm_arch_vm_ioctl", [VM];
+    "KVM_CREATE_PIT" => "x86.c kvm_arch_vm_ioctl", [VM];
+    "KVM_CREATE_PIT2" => "x86.c kvm_arch_vm_ioctl", [VM];
+    "KVM_SET_PMU_EVENT_FILTER" => "pmu.c kvm_vm_ioctl_set_pmu_event_filter", [VM];
+    "KVM_X86_SET_MSR_FILTER" => "msrs.c kvm_vm_ioctl_set_msr_filter", [VM, Part::Takes(&[GRACE])];
+    "KVM_GET_DIRTY_LOG" => "kvm_main.c kvm_vm_ioctl_get_dirty_log", [
+        Part::Takes(&[lock(&SLOTS_LOCK)])];
+    "KVM_CLEAR_DIRTY_LOG" => "kvm_main.c kvm_vm_ioctl_clear_dirty_log", [
+        Part::Takes(&[lock(&SLOTS_LOCK)])];
+    "KVM_SET_NR_MMU_PAGES" => "x86.c kvm_vm_ioctl_set_nr_mmu_pages", [
+        Part::Takes(&[lock(&SLOTS_LOCK)])];
+    "KVM_TRANSLATE" => "x86.c kvm_arch_vcpu_ioctl_translate", [
+        VCPU, LOAD, Part::Takes(&[inside(&SRCU)])];
+    "KVM_GET_MSRS(vCPU)" => "msrs.c kvm_get_msrs", [VCPU, LOAD, Part::Takes(&[inside(&SRCU)])];
+    "KVM_SET_MSRS" => "msrs.c kvm_set_msrs", [VCPU, LOAD, Part::Takes(&[inside(&SRCU)])];
+    "KVM_SET_VAPIC_ADDR" => "x86.c kvm_arch_vcpu_ioctl", [
+        VCPU, LOAD, Part::Takes(&[inside(&SRCU)])];
     "KVM_SET_BOOT_CPU_ID" => "x86.c kvm_arch_vm_ioctl", [VM];
     "KVM_SET_IDENTITY_MAP_ADDR" => "x86.c kvm_arch_vm_ioctl", [VM];
     "KVM_SET_TSC_KHZ(VM)" => "x86.c kvm_arch_vm_ioctl", [VM];
