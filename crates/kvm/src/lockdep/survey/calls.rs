@@ -191,7 +191,6 @@ fn others(client: &mut Client, td: &Td) {
         KVM_RUN,
         KVM_PRE_FAULT_MEMORY,
     ];
-    let zeros = client.zeros();
     let shared = KvmUserspaceMemoryRegion {
         slot: 1,
         guest_phys_addr: MEMORY,
@@ -223,6 +222,8 @@ fn others(client: &mut Client, td: &Td) {
         };
         cpu = (cpu + 1) % 3;
         client.move_to(cpu);
+        // Of its own: what one call writes is not what the next reads.
+        let zeros = client.zeros();
         client.ioctl(&name, fd, entry.request, zeros);
         if let Some(call) = client.calls.last_mut() {
             call.declared = declared;
