@@ -262,6 +262,10 @@ impl<'s, 'm: 's> Builder<'_, 's, 'm> {
             entry.ecx |= X2APIC;
             entry.ebx = entry.ebx & 0x00ff_ffff | (index as u32) << 24;
         }
+        // KVM takes the width of the TD's EPT from here; another one than GPAW's bugs the VM.
+        for entry in cpuid.iter_mut().filter(|e| e.function == ADDRESS_LEAF) {
+            entry.eax = with_gpa_bits(entry.eax);
+        }
         let fd = self.threads[index].run(move |task| {
             let fd = m.ioctl(task, vm, KVM_CREATE_VCPU, index as u64)?;
             let id = TdxCmdId::KVM_TDX_GET_CPUID;
@@ -420,9 +424,14 @@ fn configure(entry: &KvmCpuidEntry2, supported: &[KvmCpuidEntry2]) -> KvmCpuidEn
     chosen.ecx &= have.ecx;
     chosen.edx &= have.edx;
     if entry.function == ADDRESS_LEAF {
-        chosen.eax = chosen.eax & !(0xff << 16) | GPA_BITS << 16;
+        chosen.eax = with_gpa_bits(chosen.eax);
     }
     chosen
+}
+
+/// The address leaf's EAX with our width of guest addresses.
+fn with_gpa_bits(eax: u32) -> u32 {
+    eax & !(0xff << 16) | GPA_BITS << 16
 }
 
 /// The measurement of the machine's only TD, as the module tells the host. No part of a launch: a VMM
