@@ -58,7 +58,7 @@ fn the_answers_do_not_depend_on_the_number_of_threads() {
         cells
     };
     let alone = answers("1");
-    assert_eq!(alone.len(), 12);
+    assert_eq!(alone.len(), 16);
     assert_eq!(alone, answers("3"));
 }
 

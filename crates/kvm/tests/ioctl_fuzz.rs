@@ -23,5 +23,5 @@ fn the_same_seed_does_the_same() {
 fn arbitrary_ioctls_of_threads_that_share_descriptors_break_nothing() {
     let tally = fuzz::run(5, 4, 4_000, true);
     assert_eq!(tally.wrong, Vec::<String>::new());
-    assert!(!tally.exits.is_empty(), "{tally:?}");
+    assert!(tally.done > 500 && tally.refused.len() > 8, "{tally:?}");
 }

@@ -95,7 +95,7 @@ static void tdx_calls(void) {
 
 static void msrs(void) {
   exits(KVM_EXIT_X86_RDMSR);
-  CHECK(run->msr.index == 0x12345 && run->msr.reason == KVM_MSR_EXIT_REASON_UNKNOWN);
+  CHECK(run->msr.index == 0x12345 && run->msr.reason == KVM_MSR_EXIT_REASON_INVAL);
   run->msr.data = 9;
   run->msr.error = 0;
   exits(KVM_EXIT_X86_WRMSR);
@@ -156,7 +156,7 @@ int main(void) {
   td = td_ready(1);
   run = td.run[0];
   CHECK(enable(td.vm, CAP_EXIT_HYPERCALL, 1 << MAP_GPA_RANGE) == 0);
-  CHECK(enable(td.vm, CAP_USER_SPACE_MSR, KVM_MSR_EXIT_REASON_UNKNOWN) == 0);
+  CHECK(enable(td.vm, CAP_USER_SPACE_MSR, KVM_MSR_EXIT_REASON_INVAL) == 0);
   attributes(0x5000, 0);
   ports();
   mmio();
