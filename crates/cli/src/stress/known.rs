@@ -36,13 +36,17 @@ const POISON: &str = "memory failure";
 /// What the hand that takes CPUs offline is at.
 pub const HOTPLUG: &str = "CPU offline";
 
-/// Whether one thread alone gets this by asking for it: KVM_TDX_FINALIZE_VM does not look whether any
+/// Whether one thread alone gets this by asking for it. KVM_TDX_FINALIZE_VM does not look whether any
 /// vCPU was initialised, and the module's TDX_NO_VCPUS is a TDX_BUG_ON there (v7.3 tdx.c:2912).
+/// KVM_SET_CPUID2 may give a vCPU another width of guest addresses than the TD has, which
+/// `tdx_load_mmu_pgd` asserts (v7.3 tdx.c:1637).
 pub fn is_asked_for(bug: &Bug) -> bool {
-    let What::Seamcall { leaf, status, .. } = &bug.what else {
-        return false;
-    };
-    *leaf == Leaf::MR_FINALIZE && status.is(TdxStatus::NO_VCPUS)
+    match &bug.what {
+        What::Seamcall { leaf, status, .. } => {
+            *leaf == Leaf::MR_FINALIZE && status.is(TdxStatus::NO_VCPUS)
+        }
+        What::Condition(what) => what.contains("another GPA width than the TD"),
+    }
 }
 
 /// The race, as far as can be told. Others have gone on while this is asked, so a race that is not
