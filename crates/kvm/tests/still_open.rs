@@ -6,7 +6,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 
 use seamlock_kvm::bug::What;
-use seamlock_kvm::discipline::{Discipline, V7_3, V7_3_FIXED};
+use seamlock_kvm::discipline::{Discipline, SEALED, V7_3};
 use seamlock_kvm::gmem::{FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE};
 use seamlock_kvm::{Bug, Control, Options, fallocate};
 use seamlock_sync::{Action, Hook, Op, Outcome, Verdict, install};
@@ -90,7 +90,7 @@ fn init_vcpu_that_migrates_after_vp_init_bugs_the_vm_and_loses_its_hkid() {
 
 #[test]
 fn a_vcpu_that_is_initialised_with_vp_init_is_flushed_when_it_migrates() {
-    let (vmm, td) = init_vcpu_that_migrates(&V7_3_FIXED);
+    let (vmm, td) = init_vcpu_that_migrates(&SEALED);
     assert!(vmm.host.live_vms()[0].bugs().is_empty());
     assert_eq!(vmm.finalize(&td), Ok(0));
     vmm.drop_td(&td);

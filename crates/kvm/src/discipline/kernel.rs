@@ -66,18 +66,6 @@ pub(super) const V7_3_BASE: Discipline = Discipline {
 /// v7.3: one guard around all commands but CAPABILITIES; KVM_CREATE_VCPU wholly under `kvm->lock`.
 pub static V7_3: Discipline = V7_3_BASE;
 
-/// v7.3 with what `seamlock stress` finds in it mended: see `initialized_by_vp_init` (R11) and
-/// `finalize_under_mmu_lock` (R13).
-pub static V7_3_FIXED: Discipline = Discipline {
-    name: "v7.3-fixed",
-    summary: "v7.3, with R11 and R13 closed: migration in INIT_VCPU, PUNCH_HOLE beside FINALIZE_VM",
-    source: "seamlock: v7.3 with changes to tdx.c tdx_td_vcpu_init and tdx_td_finalize",
-    kind: Kind::Proposal,
-    initialized_by_vp_init: true,
-    finalize_under_mmu_lock: true,
-    ..V7_3_BASE
-};
-
 pub(super) const V6_19_BASE: Discipline = Discipline {
     name: "v6.19",
     summary: "the guard as merged; a vCPU is built outside of kvm->lock",

@@ -22,7 +22,7 @@ mod sealed;
 use seamlock_tdx_abi::kvm::TdxCmdId;
 
 pub use describe::{Axis, Difference};
-pub use kernel::{V6_16, V6_19, V7_3, V7_3_FIXED};
+pub use kernel::{V6_16, V6_19, V7_3};
 pub use mail::{RETRY, SEED, SEED_24, SLOTS, SLOTS_RETEST};
 pub use mutant::{
     FINALIZE_UNGUARDED, GUARD_SLOTS, INIT_VCPU_UNGUARDED, NO_IN_FLIGHT_CHECK, NO_KVM_LOCK,
@@ -266,7 +266,6 @@ pub struct Discipline {
 /// Every discipline, the default first.
 pub static DISCIPLINES: &[&Discipline] = &[
     &V7_3,
-    &V7_3_FIXED,
     &SEALED,
     &V6_19,
     &V6_16,
