@@ -39,10 +39,6 @@ impl Arch for Arm64 {
         Handled::No
     }
 
-    fn kvm_arch_vcpu_ioctl(&self, _: &Task, _: &VcpuRef, _: u32, _: u64) -> Handled {
-        Handled::No
-    }
-
     fn kvm_arch_vcpu_ioctl_run(&self, task: &Task, vcpu: &VcpuRef) -> Result<i64> {
         let _loaded = vcpu.load(task);
         kvm_vgic_map_resources(vcpu.kvm());

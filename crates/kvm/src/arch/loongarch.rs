@@ -6,7 +6,7 @@
 
 use seamlock_tdx_abi::kvm::{Errno, KVM_INTERRUPT};
 
-use super::{Arch, Handled, stand_in};
+use super::{Arch, Handled};
 use crate::error::{Result, fail};
 use crate::task::Task;
 use crate::vcpu::VcpuRef;
@@ -37,15 +37,6 @@ impl Arch for Loongarch {
             KVM_INTERRUPT => Handled::Yes(interrupt(task, vcpu, arg)),
             _ => Handled::No,
         }
-    }
-
-    fn kvm_arch_vcpu_ioctl(&self, _: &Task, _: &VcpuRef, _: u32, _: u64) -> Handled {
-        Handled::No
-    }
-
-    fn kvm_arch_vcpu_ioctl_run(&self, task: &Task, vcpu: &VcpuRef) -> Result<i64> {
-        let _loaded = vcpu.load(task);
-        stand_in::run(task, vcpu, || vcpu.arch().take())
     }
 }
 

@@ -68,10 +68,16 @@ pub trait Arch: Sync + fmt::Debug {
 
     /// `kvm_arch_vcpu_ioctl`: a vCPU ioctl under `vcpu->mutex` with the vCPU loaded, of those that no
     /// table has.
-    fn kvm_arch_vcpu_ioctl(&self, task: &Task, vcpu: &VcpuRef, request: u32, arg: u64) -> Handled;
+    fn kvm_arch_vcpu_ioctl(&self, task: &Task, vcpu: &VcpuRef, request: u32, arg: u64) -> Handled {
+        let _ = (task, vcpu, request, arg);
+        Handled::No
+    }
 
-    /// `kvm_arch_vcpu_ioctl_run`, under `vcpu->mutex`.
-    fn kvm_arch_vcpu_ioctl_run(&self, task: &Task, vcpu: &VcpuRef) -> Result<i64>;
+    /// `kvm_arch_vcpu_ioctl_run`, under `vcpu->mutex`. Without TDX: a guest that takes interrupts.
+    fn kvm_arch_vcpu_ioctl_run(&self, task: &Task, vcpu: &VcpuRef) -> Result<i64> {
+        let _loaded = vcpu.load(task);
+        stand_in::run(task, vcpu, || vcpu.arch().take())
+    }
 
     /// `kvm_arch_vm_ioctl`, where the architecture has an answer of its own.
     fn kvm_arch_vm_ioctl(&self, task: &Task, kvm: &Arc<Kvm>, request: u32, arg: u64) -> Handled {

@@ -5,7 +5,7 @@
 
 use seamlock_tdx_abi::kvm::{KVM_CAP_PPC_UNSET_IRQ, KVM_INTERRUPT};
 
-use super::{Arch, Encoding, Handled, stand_in};
+use super::{Arch, Encoding, Handled};
 use crate::error::Result;
 use crate::task::Task;
 use crate::vcpu::VcpuRef;
@@ -38,15 +38,6 @@ impl Arch for Powerpc {
             KVM_INTERRUPT => Handled::Yes(interrupt(task, vcpu, arg)),
             _ => Handled::No,
         }
-    }
-
-    fn kvm_arch_vcpu_ioctl(&self, _: &Task, _: &VcpuRef, _: u32, _: u64) -> Handled {
-        Handled::No
-    }
-
-    fn kvm_arch_vcpu_ioctl_run(&self, task: &Task, vcpu: &VcpuRef) -> Result<i64> {
-        let _loaded = vcpu.load(task);
-        stand_in::run(task, vcpu, || vcpu.arch().take())
     }
 
     fn encoding(&self) -> Encoding {

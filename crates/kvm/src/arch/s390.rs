@@ -66,10 +66,6 @@ impl Arch for S390x {
         }
     }
 
-    fn kvm_arch_vcpu_ioctl(&self, _: &Task, _: &VcpuRef, _: u32, _: u64) -> Handled {
-        Handled::No
-    }
-
     fn kvm_arch_vcpu_ioctl_run(&self, task: &Task, vcpu: &VcpuRef) -> Result<i64> {
         let _loaded = vcpu.load(task);
         stand_in::run(task, vcpu, || {
