@@ -239,18 +239,17 @@ impl<'a> Work<'a> {
             };
             let fresh = dpor.learn(engine);
             let more = dpor.advance();
-            let numbers = (dpor.distinct() as u64, dpor.reversed, dpor.mismatch());
+            let numbers = (dpor.distinct() as u64, dpor.reversed);
             engine.strategy = strategy;
             (fresh, more, Some(numbers))
         });
-        let Some((traces, reversed, mismatch)) = dpor else {
+        let Some((traces, reversed)) = dpor else {
             return Ok(false);
         };
         (self.effort.traces, self.effort.reversed) = (traces, reversed);
-        let wrong = match (mismatch, end, fresh) {
-            (true, ..) => "a planned operation could not be done",
-            (_, End::Redundant, _) => "an execution was begun that others cover",
-            (.., false) => "one trace was executed twice",
+        let wrong = match (end, fresh) {
+            (End::Redundant, _) => "an execution was begun that others cover",
+            (_, false) => "one trace was executed twice",
             _ => return Ok(more),
         };
         Err(Stop::Error(CheckError::Engine(wrong.to_owned())))

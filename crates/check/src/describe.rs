@@ -10,6 +10,7 @@ use crate::scenario::Holder;
 use crate::schedule::{Schedule, digest_of};
 use crate::thread::Pending;
 use crate::verdict::CheckError;
+use crate::wakeup::Item;
 
 impl Engine {
     pub(crate) fn diverged(&mut self, slot: u8, expected: &str) -> Option<u8> {
@@ -28,17 +29,34 @@ impl Engine {
     pub(crate) fn nondeterministic(&mut self, slot: u8, expected: &Event) {
         let name = self.objects.at(expected.accesses.first.object).name;
         let wanted = format!("{:?} {name} ({})", expected.action, expected.arg);
-        let found = match &self.threads[usize::from(slot)].pending {
-            Some(p) => format!(
-                "{:?} {} ({}) at {}",
-                p.action,
-                self.name_of(p),
-                p.arg,
-                p.site
-            ),
-            None => "nothing".to_owned(),
-        };
+        let found = self.announced(slot);
         self.fail(slot, wanted, found);
+    }
+
+    /// What was planned is not what the thread comes to, or cannot be done. All that the operation
+    /// depends on was done, so either the thread has seen something that no operation announces, or the
+    /// checker takes two operations to commute that do not.
+    pub(crate) fn unplanned(&mut self, item: &Item) {
+        let name = self.objects.at(item.accesses.first.object).name;
+        let wanted = format!("{:?} of {name}", item.accesses.first.class);
+        let found = self.announced(item.thread);
+        let pending = self.threads[usize::from(item.thread)].pending.as_ref();
+        if pending.is_some_and(|pending| pending.accesses == item.accesses) {
+            let what = format!("a planned operation has to wait: {found}");
+            self.end = Some(End::Failed);
+            self.error.get_or_insert(CheckError::Engine(what));
+        } else {
+            self.fail(item.thread, wanted, found);
+        }
+    }
+
+    /// The operation that a thread has come to.
+    fn announced(&self, slot: u8) -> String {
+        let Some(p) = &self.threads[usize::from(slot)].pending else {
+            return "nothing".to_owned();
+        };
+        let name = self.name_of(p);
+        format!("{:?} {name} ({}) at {}", p.action, p.arg, p.site)
     }
 
     fn fail(&mut self, slot: u8, expected: String, found: String) {

@@ -52,7 +52,6 @@ pub(crate) struct Dpor {
     rng: Option<Rng>,
     // How many free choices are made without it.
     stays: u8,
-    mismatch: bool,
     // Sums of the hashes of the first so many events.
     sums: Vec<u64>,
     traces: BTreeSet<u64>,
@@ -85,7 +84,6 @@ impl Dpor {
             sleep: 0,
             rng: seed.map(Rng::with_seed),
             stays: 0,
-            mismatch: false,
             sums: Vec::new(),
             traces: BTreeSet::new(),
             races: Vec::new(),
@@ -129,8 +127,7 @@ impl Dpor {
         } else {
             let (item, below, branches) = self.forest.take(self.next);
             if !fits(moment, &item) {
-                self.mismatch = true;
-                return Pick::Stop(End::Redundant);
+                return Pick::Unplanned(item);
             }
             (item.thread, branches, below)
         };
@@ -199,11 +196,6 @@ impl Dpor {
     /// How many different traces were seen.
     pub(crate) fn distinct(&self) -> usize {
         self.traces.len()
-    }
-
-    /// Whether a sequence of a wakeup tree could not be executed.
-    pub(crate) fn mismatch(&self) -> bool {
-        self.mismatch
     }
 
     /// Records the trace of this execution; `false` when it was there before.

@@ -256,6 +256,10 @@ impl Engine {
                 self.end = Some(end);
                 None
             }
+            Pick::Unplanned(item) => {
+                self.unplanned(&item);
+                None
+            }
         }
     }
 

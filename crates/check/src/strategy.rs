@@ -7,6 +7,7 @@ use crate::engine::End;
 use crate::follow::Follow;
 use crate::object::Objects;
 use crate::thread::Thread;
+use crate::wakeup::Item;
 use crate::walk::Walk;
 
 /// What a choice is made from.
@@ -40,6 +41,8 @@ pub(crate) enum Pick {
     Run(u8),
     /// The execution ends here, for this reason.
     Stop(End),
+    /// This was planned from an execution before, and the thread cannot do it now.
+    Unplanned(Item),
 }
 
 /// A way to choose.

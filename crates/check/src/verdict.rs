@@ -76,7 +76,8 @@ impl fmt::Display for Limit {
 /// The check itself failed: it says nothing about the scenario.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CheckError {
-    /// The scenario did not do the same again after the same choices.
+    /// The scenario did not do the same again after the same choices: a thread sees something that
+    /// another changes, and no operation announces it.
     #[error(
         "the scenario is not deterministic: at step {step} thread {thread} was to do {expected} and \
          came with {found}"

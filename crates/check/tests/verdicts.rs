@@ -447,3 +447,52 @@ fn what_commutes_is_run_in_one_order_only() {
     );
     assert_eq!(traces(&seen), 6, "who sees what was there is ordered");
 }
+
+/// A CPU's list of vCPUs, and who takes it offline: looks at the list and does something under `other`
+/// for each entry. Whether the look is under the list's lock is what the two tests differ in.
+fn walks_a_list(setup: &mut Setup, under_the_lock: bool) {
+    let list = Rc::new(Mutex::new(LOCK.at(1), ()));
+    let entries = Rc::new(Cell::new(0));
+    let other = Rc::new(Mutex::new(LOCK.at(2), ()));
+    let (adds_to, added) = (list.clone(), entries.clone());
+    setup.thread("adds", move || {
+        let _list = adds_to.lock();
+        added.set(1);
+    });
+    setup.thread("walks", move || {
+        drop(other.lock());
+        let held = under_the_lock.then(|| list.lock());
+        let seen = entries.get();
+        drop(held);
+        for _ in 0..seen {
+            drop(list.lock());
+        }
+        drop(other.lock());
+    });
+    // Has nothing to do with either, but changes the order in which they are run.
+    setup.thread("beside", || {
+        announce(Action::Store, CELL.at(1), 1);
+    });
+}
+
+#[test]
+fn a_list_that_is_walked_under_its_lock_is_no_riddle() {
+    let verdict = verdict(|setup| walks_a_list(setup, true), &Options::default());
+    assert!(
+        matches!(verdict, Verdict::Proved { traces: 2 }),
+        "{verdict}"
+    );
+}
+
+#[test]
+fn what_is_read_without_an_operation_is_told_as_the_scenarios_fault() {
+    let unlocked = |setup: &mut Setup| walks_a_list(setup, false);
+    let Err(error) = check(&unlocked, &Options::default()) else {
+        panic!("the walk was not noticed");
+    };
+    let CheckError::Nondeterministic { thread, found, .. } = &error else {
+        panic!("{error}");
+    };
+    assert_eq!(thread, "walks", "{error}");
+    assert!(found.contains("lock[0x"), "{error}");
+}

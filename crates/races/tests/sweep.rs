@@ -59,6 +59,20 @@ fn what_is_open_in_v7_3_is_proved_closed_in_sealed() {
     }
 }
 
+/// The CPU that goes offline once looked at its list of vCPUs before it turned interrupts off, which the
+/// kernel does not, and the checker planned a flush of one that was no longer there.
+#[test]
+fn a_cpu_goes_offline_while_another_tds_vcpu_leaves_it() {
+    for cell in [
+        "before-init/kill+offline0+other-init-vcpu",
+        "initialized/kill+offline0+other-init-vcpu",
+    ] {
+        let sealed = check(cell, "sealed");
+        assert!(sealed.findings.is_empty(), "{cell}: {:?}", causes(&sealed));
+        assert!(sealed.explored.is_ok(), "{cell}: {:?}", sealed.explored);
+    }
+}
+
 #[test]
 fn a_matrix_keeps_the_worst_of_a_pair_and_each_cause_once() {
     let mut matrix = Matrix::default();

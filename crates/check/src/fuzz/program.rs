@@ -43,6 +43,10 @@ pub(crate) enum Stmt {
     Wake(u8),
     /// Sends a fatal signal to a thread.
     Signal(u8),
+    /// Puts an entry on the list that a mutex guards.
+    Enlist(u8),
+    /// Empties that list, with the body for each entry, all under the mutex.
+    Drain(u8, Vec<Stmt>),
 }
 
 /// What programs are made of.
@@ -118,8 +122,8 @@ impl Maker {
         *left -= 1;
         let kind = match self.mix {
             _ if simple => self.rng.u32(100..112),
-            Mix::Everything => self.rng.u32(0..112),
-            Mix::Locks => [self.rng.u32(0..50), self.rng.u32(0..112)][self.rng.usize(0..2)],
+            Mix::Everything => self.rng.u32(0..124),
+            Mix::Locks => [self.rng.u32(0..50), self.rng.u32(0..124)][self.rng.usize(0..2)],
             Mix::Words => self.rng.u32(50..112),
         };
         match kind {
@@ -167,6 +171,11 @@ impl Maker {
             104..108 => Stmt::Store(object, self.rng.u8(0..3)),
             108 => Stmt::Add(object),
             109 => Stmt::Bump(object),
+            112..118 => {
+                *left -= 1;
+                Stmt::Enlist(object)
+            }
+            118..124 => Stmt::Drain(object, self.inside(left, depth)),
             _ if self.mix == Mix::Words => Stmt::Bump(object),
             _ => Stmt::Signal(self.rng.u8(0..self.threads)),
         }

@@ -20,7 +20,8 @@ static SIGNAL: Class = Class::new("signal");
 
 /// The objects of a program, and what its threads saw of them.
 pub(crate) struct World {
-    mutexes: Vec<Mutex<()>>,
+    // What a mutex guards is seen by whoever has it, and by no hook.
+    mutexes: Vec<Mutex<Vec<usize>>>,
     rwlocks: Vec<RwLock<()>>,
     words: Vec<SharexHp>,
     cells: Vec<Shared<u64>>,
@@ -33,7 +34,7 @@ impl World {
     fn new() -> World {
         let all = || 0..u64::from(OBJECTS);
         World {
-            mutexes: all().map(|i| Mutex::new(MUTEX.at(i), ())).collect(),
+            mutexes: all().map(|i| Mutex::new(MUTEX.at(i), Vec::new())).collect(),
             rwlocks: all().map(|i| RwLock::new(RWLOCK.at(i), ())).collect(),
             words: all().map(|_| SharexHp::new()).collect(),
             cells: all().map(|i| Shared::new(CELL.at(i), 0)).collect(),
@@ -115,6 +116,14 @@ impl<'a> Runner<'a> {
                 let taken = self.world.mutexes[usize::from(*i)].try_lock();
                 self.saw(u64::from(taken.is_some()));
                 self.run(if taken.is_some() { body } else { other });
+            }
+            Stmt::Enlist(i) => self.world.mutexes[usize::from(*i)].lock().push(self.slot),
+            Stmt::Drain(i, body) => {
+                let mut list = self.world.mutexes[usize::from(*i)].lock();
+                for slot in std::mem::take(&mut *list) {
+                    self.saw(slot as u64);
+                    self.run(body);
+                }
             }
             Stmt::Read(i, body) => {
                 let _guard = self.world.rwlocks[usize::from(*i)].read();

@@ -1,12 +1,12 @@
 //! Processors that go offline and come back.
 //!
 //! # Locking
-//! `cpus_lock` for writing. No lock of a VM is taken: the vCPUs that go along belong to any of them.
+//! `cpus_lock` for writing, and interrupts off on the CPU that goes. No lock of a VM is taken: the vCPUs that go along belong to any of them.
 
 use std::sync::Weak;
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::Host;
+use super::{Cpu, Host};
 use crate::vm::Kvm;
 
 impl Host {
@@ -28,16 +28,23 @@ impl Host {
             return false;
         }
         if let Some(here) = self.cpus.get(cpu as usize) {
-            for listed in here.associated() {
-                let kvm = self.vm_of(listed.vm);
-                if let Some(vcpu) = kvm.as_ref().and_then(|kvm| kvm.born.get(listed.index))
-                    && let Some(kvm) = &kvm
-                {
-                    let _ = vcpu.tdx_flush_vp(kvm, cpu);
-                }
-            }
+            self.flush_all(here);
         }
         online.remove(&cpu)
+    }
+
+    /// `tdx_disable_virtualization_cpu`: one section with interrupts off from the first look at the list
+    /// to the last flush.
+    fn flush_all(&self, here: &Cpu) {
+        let irqs = here.irqs_off();
+        for listed in here.associated() {
+            let kvm = self.vm_of(listed.vm);
+            if let Some(vcpu) = kvm.as_ref().and_then(|kvm| kvm.born.get(listed.index))
+                && let Some(kvm) = &kvm
+            {
+                let _ = vcpu.tdx_flush_vp(kvm, &irqs);
+            }
+        }
     }
 
     /// Brings a CPU of the machine online. Says whether it was offline.

@@ -8,7 +8,7 @@ use seamlock_sync::Section;
 use seamlock_tdx_abi::{Leaf, TdxStatus};
 
 use super::{Mode, Vcpu, VcpuRef, VcpuTdState};
-use crate::host::{ListCorruption, Listed};
+use crate::host::{IrqsOff, ListCorruption, Listed};
 use crate::locks;
 use crate::task::Task;
 use crate::tdx::seamcall::{On, tdh_vp_flush};
@@ -87,7 +87,10 @@ impl Vcpu {
     pub(crate) fn flush_on_cpu(&self, kvm: &Kvm) {
         let cpu = self.cpu.load();
         let Ok(cpu) = u32::try_from(cpu) else { return };
-        let status = self.tdx_flush_vp(kvm, cpu);
+        let Some(there) = kvm.host.cpus().get(cpu as usize) else {
+            return;
+        };
+        let status = self.tdx_flush_vp(kvm, &there.irqs_off());
         kvm.tdx_bug_on(
             status,
             Leaf::VP_FLUSH,
@@ -96,17 +99,13 @@ impl Vcpu {
         );
     }
 
-    /// `tdx_flush_vp`, in IPI context on `cpu`.
-    pub(crate) fn tdx_flush_vp(&self, kvm: &Kvm, cpu: u32) -> TdxStatus {
-        let Some(there) = kvm.host.cpus().get(cpu as usize) else {
-            return TdxStatus::SUCCESS;
-        };
-        let irqs = there.irqs_off();
-        if self.cpu.load() != i64::from(cpu) {
+    /// `tdx_flush_vp`, on the CPU whose interrupts are off.
+    pub(crate) fn tdx_flush_vp(&self, kvm: &Kvm, irqs: &IrqsOff<'_>) -> TdxStatus {
+        if self.cpu.load() != i64::from(irqs.cpu()) {
             // Migration raced with the CPU going offline.
             return TdxStatus::SUCCESS;
         }
-        let status = self.flush_outcome(kvm, cpu);
+        let status = self.flush_outcome(kvm, irqs.cpu());
         let deleted = irqs.list_del(self.listed());
         report(kvm, deleted, "tdx.c:233 tdx_disassociate_vp: list_del");
         self.cpu.store(-1);
