@@ -7,7 +7,7 @@ use crate::counterexample::Counterexample;
 use crate::dpor::{Dpor, Faults};
 use crate::engine::End;
 use crate::explain::explain;
-use crate::scenario::Scenario;
+use crate::scenario::{Scenario, Violation};
 use crate::sched::{Ran, Scheduler};
 use crate::strategy::Strategy;
 use crate::verdict::{CheckError, Limit, Verdict};
@@ -27,6 +27,8 @@ pub struct Options {
     pub random: bool,
     /// What it may cost.
     pub budget: Budget,
+    /// The only violation that counts, by oracle and cause; any if this is none.
+    pub only: Option<(String, String)>,
     /// Deliberate faults, for tests of the checker itself.
     #[doc(hidden)]
     pub faults: Faults,
@@ -42,8 +44,18 @@ impl Default for Options {
             prove: true,
             random: true,
             budget: Budget::default(),
+            only: None,
             faults: Faults::default(),
         }
+    }
+}
+
+impl Options {
+    fn counts(&self, violation: &Violation) -> bool {
+        let is = |(oracle, cause): &(String, String)| {
+            violation.oracle == *oracle && violation.cause == *cause
+        };
+        self.only.as_ref().is_none_or(is)
     }
 }
 
@@ -217,7 +229,7 @@ impl<'a> Work<'a> {
                 known.violation.oracle == found.violation.oracle
                     && known.violation.cause == found.violation.cause
             };
-            if self.findings.iter().any(same) {
+            if self.findings.iter().any(same) || !self.options.counts(&found.violation) {
                 continue;
             }
             let order = scheduler.with(|engine| engine.schedule());

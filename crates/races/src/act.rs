@@ -7,7 +7,10 @@
 
 use seamlock_kvm::error::Result;
 
-use crate::machine::{Closed, Extras, Start};
+use crate::machine::{Closed, Extras, SLOT_BYTES, Start};
+
+/// From the page that a thread adds first to those that it adds after it: past all that are there.
+const MORE_PAGES: u64 = SLOT_BYTES / 2;
 
 /// One operation. A number is the vCPU's, unless it says otherwise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -144,6 +147,34 @@ impl Act {
         }
     }
 
+    /// What it is when its thread does it for the `nth` time more, where that is not the same again: a
+    /// page further up, the next vCPU.
+    pub const fn again(self, nth: u32) -> Act {
+        match (self, nth) {
+            (_, 0) => self,
+            (Act::InitMemRegion(gpa), _) => {
+                Act::InitMemRegion(gpa + MORE_PAGES + (nth as u64 - 1) * 0x1000)
+            }
+            (Act::CreateVcpu(id), _) => Act::CreateVcpu(id + nth as u64),
+            (Act::OtherCreateVcpu(id), _) => Act::OtherCreateVcpu(id + nth as u64),
+            _ => self,
+        }
+    }
+
+    /// The same on the vCPU that `of` makes of its own.
+    pub fn on_vcpu(self, of: impl Fn(usize) -> usize) -> Act {
+        match self {
+            Act::InitVcpu(vcpu) => Act::InitVcpu(of(vcpu)),
+            Act::GetCpuid(vcpu) => Act::GetCpuid(of(vcpu)),
+            Act::SetCpuid(vcpu) => Act::SetCpuid(of(vcpu)),
+            Act::Load(vcpu) => Act::Load(of(vcpu)),
+            Act::PreFault(vcpu) => Act::PreFault(of(vcpu)),
+            Act::Run(vcpu) => Act::Run(of(vcpu)),
+            Act::CloseVcpu(vcpu) => Act::CloseVcpu(of(vcpu)),
+            _ => self,
+        }
+    }
+
     /// What the machine needs for it.
     pub const fn extras(self) -> Extras {
         let mut extras = Start::with(0, 0).extras;
@@ -165,7 +196,7 @@ impl Act {
     pub fn applies(self, start: &Start) -> bool {
         let has_vm = matches!(start.closed, Closed::Nothing | Closed::Gmem);
         let has_gmem = start.slot && matches!(start.closed, Closed::Nothing | Closed::Vm);
-        let vcpus = if has_vm { start.ready + start.raw } else { 1 };
+        let vcpus = if has_vm { start.vcpus() } else { 1 };
         match self {
             Act::InitMemRegion(_) => vcpus > 0,
             Act::InitVcpu(vcpu)

@@ -42,7 +42,12 @@ const NOT_SLOTS: &[&str] = &["v6.16", "retry", "seed-24"];
 const NOT_MERGED: &[&str] = &["v6.16", "retry", "slots", "seed-24"];
 
 const fn on(name: &'static str, cpu: u32, act: Act) -> Actor {
-    Actor { name, cpu, act }
+    Actor {
+        name,
+        cpu,
+        act,
+        times: 1,
+    }
 }
 
 const MEM: Actor = on("mem", 0, Act::InitMemRegion(PAGE));

@@ -4,6 +4,8 @@ use seamlock_check::{CheckError, Counterexample, Options, Setup, Verdict, check}
 use seamlock_kvm::Discipline;
 
 use crate::catalogue::Race;
+use crate::setting::Setting;
+use crate::shrink::{Shrunk, shrink};
 use crate::staged::Staged;
 
 /// What the check of a race came to.
@@ -41,20 +43,38 @@ pub struct Checked {
     pub executions: u64,
 }
 
-/// Checks all scenes of a race, or the one that is named.
+/// Which scenes of a race.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Wanted<'a> {
+    /// The one of this name, or all.
+    pub scene: Option<&'a str>,
+    /// With the numbers of this text, as [`Setting::with_size`] reads it.
+    pub size: &'a str,
+}
+
+impl<'a> From<Option<&'a str>> for Wanted<'a> {
+    fn from(scene: Option<&'a str>) -> Wanted<'a> {
+        Wanted { scene, size: "" }
+    }
+}
+
+/// Checks all scenes of a race, or those that are wanted.
 ///
 /// # Errors
-/// When the check itself failed and says nothing about the race.
-pub fn check_race(
+/// When the check itself failed and says nothing about the race, or a scene can't be of that size.
+pub fn check_race<'a>(
     race: &Race,
-    scene: Option<&str>,
+    wanted: impl Into<Wanted<'a>>,
     discipline: &'static Discipline,
     options: &Options,
 ) -> Result<Checked, CheckError> {
+    let Wanted { scene, size } = wanted.into();
     let (mut executions, mut traces, mut limit) = (0, 0, None);
     let wanted = |name| scene.is_none_or(|wanted| wanted == name);
     for scene in race.scenes.iter().filter(|scene| wanted(scene.name)) {
-        let staged = match Staged::new(*scene, discipline) {
+        let setting = Setting::from(*scene).with_size(size);
+        let setting = setting.map_err(CheckError::Setup)?;
+        let staged = match Staged::new(setting, discipline) {
             Ok(staged) => staged,
             Err(why) => {
                 return Ok(Checked {
@@ -87,4 +107,23 @@ pub fn check_race(
         finding: limit.unwrap_or(Finding::Proved { traces }),
         executions,
     })
+}
+
+/// The smallest setting of a scene that goes wrong as the example that was found in it.
+///
+/// # Errors
+/// When the check itself failed, or there is no such scene of this size.
+pub fn shrink_scene(
+    race: &Race,
+    scene: &str,
+    size: &str,
+    discipline: &'static Discipline,
+    example: Counterexample,
+    options: &Options,
+) -> Result<(Counterexample, Shrunk), CheckError> {
+    let found = race.scenes.iter().find(|known| known.name == scene);
+    let unknown = || CheckError::Setup(format!("{} has no scene {scene:?}", race.id));
+    let own = Setting::from(*found.ok_or_else(unknown)?);
+    let from = own.with_size(size).map_err(CheckError::Setup)?.size();
+    shrink(&own, from, discipline, example, options)
 }

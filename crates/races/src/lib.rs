@@ -17,12 +17,16 @@ pub mod machine;
 pub mod oracle;
 pub mod ready;
 pub mod scene;
+pub mod setting;
+pub mod shrink;
 pub mod staged;
 pub mod sweep;
 pub mod words;
 
 pub use act::Act;
 pub use catalogue::{COLUMNS, RACES, Race, race};
-pub use checked::{Checked, Finding, check_race};
+pub use checked::{Checked, Finding, Wanted, check_race, shrink_scene};
 pub use scene::{Actor, Counts, Scene};
+pub use setting::{Setting, Size};
+pub use shrink::{Shrunk, shrink};
 pub use staged::Staged;

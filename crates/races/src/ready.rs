@@ -7,7 +7,7 @@ use seamlock_kvm::{Control, close, fallocate, ioctl_fd};
 use seamlock_tdx_abi::kvm::*;
 
 use crate::act::{Act, Answer};
-use crate::machine::{FRESH_PAGE, Machine, PAGE, PUNCHED_BYTES, SLOT_BYTES, SPARE_CPU};
+use crate::machine::{FRESH_PAGE, Machine, PAGE, SLOT_BYTES, SPARE_CPU};
 
 /// An operation with its arguments in user memory.
 #[derive(Clone, Copy, Debug)]
@@ -174,7 +174,7 @@ impl Ready {
         let nothing = |()| 0;
         match self.act {
             Act::PunchHole | Act::PunchOther => {
-                fallocate(task, self.fd, punch, PAGE, PUNCHED_BYTES).map(nothing)
+                fallocate(task, self.fd, punch, PAGE, machine.punched_bytes).map(nothing)
             }
             Act::Allocate => {
                 let mode = seamlock_kvm::gmem::FALLOC_FL_KEEP_SIZE;

@@ -4,7 +4,7 @@ use seamlock_kvm::bug::{Bug, What};
 use seamlock_tdx_abi::TdxStatus;
 
 use crate::act::Act;
-use crate::machine::{Extras, Start};
+use crate::machine::Start;
 
 /// One thread of a scene.
 #[derive(Clone, Copy, Debug)]
@@ -15,6 +15,8 @@ pub struct Actor {
     pub cpu: u32,
     /// What it does.
     pub act: Act,
+    /// How often, one time after the other.
+    pub times: u32,
 }
 
 /// What of all that can go wrong is what the scene is about. Everything else is left to the race that
@@ -70,13 +72,4 @@ pub struct Scene {
     pub actors: &'static [Actor],
     /// What counts.
     pub counts: Counts,
-}
-
-/// What is there with all that the actors need.
-pub(crate) fn with_extras(start: Start, actors: &[Actor]) -> Start {
-    let needs = |extras: Extras, actor: &Actor| extras.and(actor.act.extras());
-    Start {
-        extras: actors.iter().fold(start.extras, needs),
-        ..start
-    }
 }

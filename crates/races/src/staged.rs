@@ -6,25 +6,30 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use seamlock_check::{
-    CheckError, Counterexample, Options, Setup, ThreadId, Violation, WalkKind, survey,
+    CheckError, Counterexample, Options, Reporter, Setup, ThreadId, Violation, WalkKind, survey,
 };
-use seamlock_kvm::error::Result;
+use seamlock_kvm::error::{Error, Result};
 use seamlock_kvm::{Control, Discipline};
 use seamlock_sync::{Hook, install};
+use seamlock_tdx_abi::kvm::Errno;
 
 use crate::act::Act;
-use crate::machine::{Machine, Start, Watchers};
+use crate::machine::{Machine, Watchers};
 use crate::oracle::{self, Answers, Outcome};
 use crate::ready::Ready;
-use crate::scene::{Actor, Counts, Scene, with_extras};
+use crate::scene::Counts;
+use crate::setting::Setting;
 use crate::words::Words;
 
-/// A scene under a discipline, ready to be checked.
+/// The most operations whose serial orders are all run.
+const MOST_ORDERS: usize = 5_040;
+
+/// A setting under a discipline, ready to be checked.
 #[derive(Debug)]
 pub struct Staged {
-    start: Start,
-    actors: Vec<Actor>,
-    counts: Counts,
+    setting: Setting,
+    // Every operation with the number of its thread.
+    acts: Vec<(usize, Act)>,
     discipline: &'static Discipline,
     serial: Rc<BTreeSet<Outcome>>,
 }
@@ -37,47 +42,40 @@ struct Run {
 }
 
 impl Staged {
-    /// Runs the threads of a scene one after the other in every order, to know what they may answer.
+    /// Runs the operations of a scene, or of another setting, one after the other in every order, to know
+    /// what they may answer.
     ///
     /// # Errors
-    /// When no TD can be built under the discipline.
-    pub fn new(scene: Scene, discipline: &'static Discipline) -> Result<Staged> {
-        Staged::of(scene.start, scene.actors.to_vec(), scene.counts, discipline)
-    }
-
-    /// The same of actors that are in no catalogue.
-    ///
-    /// # Errors
-    /// When no TD can be built under the discipline.
-    pub fn of(
-        start: Start,
-        actors: Vec<Actor>,
-        counts: Counts,
-        discipline: &'static Discipline,
-    ) -> Result<Staged> {
-        let start = with_extras(start, &actors);
+    /// When no TD can be built under the discipline, or there are too many orders.
+    pub fn new(setting: impl Into<Setting>, discipline: &'static Discipline) -> Result<Staged> {
+        let mut setting = setting.into();
+        setting.actors.retain(|actor| actor.times > 0);
         {
             let _unseen = Unseen::new();
-            Machine::build(discipline, &Watchers::default(), start)?;
+            Machine::build(discipline, &Watchers::default(), setting.whole_start())?;
         }
         let mut staged = Staged {
-            start,
-            actors,
-            counts,
+            acts: setting.acts().collect(),
+            setting,
             discipline,
             serial: Rc::default(),
         };
-        if counts.compares() && staged.actors.len() > 1 {
-            staged.serial = Rc::new(staged.serial_outcomes());
+        if staged.setting.counts.compares() && staged.acts.len() > 1 {
+            let threads: Vec<usize> = staged.acts.iter().map(|(thread, _)| *thread).collect();
+            let orders = orders(&threads).ok_or_else(|| {
+                let what = format!("more than {MOST_ORDERS} orders to compare with");
+                Error::with(Errno::E2BIG, "scene", what)
+            })?;
+            staged.serial = Rc::new(staged.serial_outcomes(orders));
         }
         Ok(staged)
     }
 
-    /// What is left and answered when the threads go one after the other. An order in which a thread
-    /// waits for one that comes later has no outcome.
-    fn serial_outcomes(&self) -> BTreeSet<Outcome> {
+    /// What is left and answered when the operations are done one after the other. An order in which one
+    /// waits for another that comes later has no outcome.
+    fn serial_outcomes(&self, orders: Vec<Vec<usize>>) -> BTreeSet<Outcome> {
         let mut outcomes = BTreeSet::new();
-        for order in orders(self.actors.len()) {
+        for order in orders {
             let outcome = Rc::new(RefCell::new(None));
             let scenario = |setup: &mut Setup| self.serial_order(setup, &order, outcome.clone());
             // What goes wrong on the way is found again among the interleavings.
@@ -96,14 +94,16 @@ impl Staged {
         let Some((run, ready)) = self.set_up(setup) else {
             return;
         };
-        let (thread, order) = (run.clone(), order.to_vec());
+        let (all, order) = (run.clone(), order.to_vec());
+        let teller = setup.reporter();
+        let acts = self.acts.clone();
         setup.thread("all", move || {
             for at in order {
-                let answer = ready[at].run(&thread.machine, &thread.threads, at);
-                thread.answers.borrow_mut()[at] = Some(answer);
+                let (thread, act) = acts[at];
+                all.act(&teller, act, &ready[at], (thread, at));
             }
         });
-        let counts = self.counts;
+        let counts = self.setting.counts;
         setup.at_end(move || {
             *outcome.borrow_mut() = Some(run.outcome(counts));
             None
@@ -118,21 +118,21 @@ impl Staged {
         let watchers = Watchers {
             observer: Some(Arc::new(oracle::Bugs::new(
                 reporter.clone(),
-                self.counts,
+                self.setting.counts,
                 words,
             ))),
             lockdep: None,
         };
-        match Machine::build(self.discipline, &watchers, self.start) {
+        match Machine::build(self.discipline, &watchers, self.setting.whole_start()) {
             Ok(machine) => {
-                let acts = self.actors.iter().map(|actor| actor.act);
-                let ready: Vec<Ready> = acts.map(|act| act.prepare(&machine)).collect();
-                let numbered = (1..).zip(&self.actors);
+                let acts = self.acts.iter();
+                let ready: Vec<Ready> = acts.map(|(_, act)| act.prepare(&machine)).collect();
+                let numbered = (1..).zip(&self.setting.actors);
                 let threads = numbered.map(|(n, actor)| Control::on(actor.cpu).numbered(n));
                 let run = Run {
                     machine,
                     threads: threads.collect(),
-                    answers: RefCell::new(vec![None; self.actors.len()]),
+                    answers: RefCell::new(vec![None; self.acts.len()]),
                 };
                 Some((Rc::new(run), ready))
             }
@@ -150,33 +150,40 @@ impl Staged {
         let Some((run, ready)) = self.set_up(setup) else {
             return;
         };
-        let killed = self.actors.iter().any(|actor| actor.act == Act::Kill);
-        for (at, ready) in ready.into_iter().enumerate() {
-            let signals = run.threads[at].signals();
+        let killed = self.acts.iter().any(|(_, act)| *act == Act::Kill);
+        for (thread, actor) in self.setting.actors.iter().enumerate() {
+            let numbered = self.acts.iter().zip(&ready).enumerate();
+            let mine = numbered.filter(|(_, ((of, _), _))| *of == thread);
+            let mine: Vec<(usize, Act, Ready)> = mine
+                .map(|(at, ((_, act), ready))| (at, *act, *ready))
+                .collect();
+            if mine.is_empty() {
+                continue;
+            }
+            let signals = run.threads[thread].signals();
             let (run, teller) = (run.clone(), reporter.clone());
-            let name = self.actors[at].act.name();
-            let thread: ThreadId = setup.thread(self.actors[at].name, move || {
-                teller.begin(name);
-                let answer = ready.run(&run.machine, &run.threads, at);
-                teller.end(oracle::shown(&Some(answer)));
-                run.answers.borrow_mut()[at] = Some(answer);
+            let id: ThreadId = setup.thread(actor.name, move || {
+                for (at, act, ready) in mine {
+                    run.act(&teller, act, &ready, (thread, at));
+                }
             });
             if killed {
-                setup.signal(thread, signals);
+                setup.signal(id, signals);
             }
         }
-        if self.counts == Counts::LockOrder {
+        let counts = self.setting.counts;
+        if counts == Counts::LockOrder {
             setup.oracle(oracle::LockOrder::default());
         } else if run.machine.td.kvm.is_td() {
             setup.oracle(oracle::LatePublication::new(run.machine.td.kvm.clone()));
         }
-        let (serial, actors) = (self.serial.clone(), self.actors.clone());
-        let (counts, discipline) = (self.counts, self.discipline);
+        let acts: Vec<Act> = self.acts.iter().map(|(_, act)| *act).collect();
+        let (serial, discipline) = (self.serial.clone(), self.discipline);
         setup.at_end(move || {
             let found = match counts {
                 Counts::LockOrder => Vec::new(),
-                Counts::Refusals => oracle::refusals(&actors, &run.answers.borrow()),
-                _ => run.judge(&actors, discipline, counts, &serial),
+                Counts::Refusals => oracle::refusals(&acts, &run.answers.borrow()),
+                _ => run.judge(&acts, discipline, counts, &serial),
             };
             found.into_iter().for_each(|what| reporter.report(what));
             None
@@ -201,7 +208,7 @@ impl Staged {
 
     /// The scenario of [`lock_order`](Staged::lock_order): one thread that does everything.
     pub fn build_ordered(&self, setup: &mut Setup) {
-        let order: Vec<usize> = (0..self.actors.len()).collect();
+        let order: Vec<usize> = (0..self.acts.len()).collect();
         self.serial_order(setup, &order, Rc::default());
         setup.oracle(oracle::LockOrder::default());
     }
@@ -217,6 +224,14 @@ fn once() -> Options {
 }
 
 impl Run {
+    /// Does one operation: its thread, and its place among all.
+    fn act(&self, teller: &Reporter, act: Act, ready: &Ready, (thread, at): (usize, usize)) {
+        teller.begin(act.name());
+        let answer = ready.run(&self.machine, &self.threads, thread);
+        teller.end(oracle::shown(&Some(answer)));
+        self.answers.borrow_mut()[at] = Some(answer);
+    }
+
     fn is_bugged(&self) -> bool {
         let bugged = |kvm: &Arc<seamlock_kvm::Kvm>| !kvm.bugs().is_empty();
         self.machine.host.live_vms().iter().any(bugged)
@@ -236,7 +251,7 @@ impl Run {
     /// What is wrong at the end. A TD that is bugged has answered to that already.
     fn judge(
         &self,
-        actors: &[Actor],
+        acts: &[Act],
         discipline: &Discipline,
         counts: Counts,
         serial: &BTreeSet<Outcome>,
@@ -250,8 +265,8 @@ impl Run {
             found.extend(oracle::mirror_disagrees(&self.machine));
         }
         let outcome = self.outcome(counts);
-        if counts.compares() && actors.len() > 1 {
-            found.extend(oracle::atomicity(actors, discipline, &outcome, serial));
+        if counts.compares() && acts.len() > 1 {
+            found.extend(oracle::atomicity(acts, discipline, &outcome, serial));
         }
         if found.is_empty() {
             found.extend(oracle::leaks(&self.machine));
@@ -260,20 +275,25 @@ impl Run {
     }
 }
 
-/// All orders of `n` threads.
-fn orders(n: usize) -> Vec<Vec<usize>> {
-    if n == 0 {
-        return vec![Vec::new()];
+/// All orders of operations that keep those of each thread in their order, given the thread of each;
+/// None if there are too many.
+fn orders(threads: &[usize]) -> Option<Vec<Vec<usize>>> {
+    let mut orders = vec![Vec::new()];
+    for _ in threads {
+        let longer = orders.iter().flat_map(|order: &Vec<usize>| {
+            let next = (0..threads.len()).filter(|at| {
+                let before = |other: &usize| threads[*other] == threads[*at];
+                !order.contains(at) && (0..*at).filter(before).all(|other| order.contains(&other))
+            });
+            let extend = |at| order.iter().copied().chain([at]).collect();
+            next.map(extend).collect::<Vec<_>>()
+        });
+        orders = longer.take(MOST_ORDERS + 1).collect();
+        if orders.len() > MOST_ORDERS {
+            return None;
+        }
     }
-    let shorter = orders(n - 1);
-    let insert = |order: &Vec<usize>, at: usize| {
-        let mut order = order.clone();
-        order.insert(at, n - 1);
-        order
-    };
-    let all = shorter.iter();
-    all.flat_map(|order| (0..n).map(move |at| insert(order, at)))
-        .collect()
+    Some(orders)
 }
 
 /// The hook of this thread, put away until the value is dropped.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use seamlock_check::{Counterexample, Story};
 use seamlock_kvm::Discipline;
-use seamlock_races::{Checked, Finding, Race};
+use seamlock_races::{Checked, Finding, Race, Shrunk};
 use serde::Serialize;
 
 use super::place::{Place, quoted};
@@ -66,6 +66,9 @@ pub struct Cell {
     /// How to do it again.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub replay: Option<String>,
+    /// How large the scene is that the replay is of, and what it was shrunk from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub size: Option<String>,
     /// The execution that goes wrong.
     #[serde(skip)]
     pub example: Option<Box<Counterexample>>,
@@ -77,16 +80,19 @@ impl Cell {
         race: &'static Race,
         discipline: &'static Discipline,
         checked: Checked,
+        shrunk: Option<Shrunk>,
         took: Duration,
     ) -> Cell {
-        let (mut traces, mut replay, mut shown) = (None, None, None);
+        let (mut traces, mut replay, mut shown, mut size) = (None, None, None, None);
         let (verdict, detail) = match checked.finding {
             Finding::Proved { traces: n } => {
                 traces = Some(n);
                 (Answer::Proved, format!("{n} traces"))
             }
             Finding::Refuted { scene, example } => {
-                let place = Place::of_scene(race.id, scene, discipline.name);
+                let text = shrunk.as_ref().map_or("", |shrunk| &shrunk.text);
+                let place = Place::of_scene(race.id, scene, text, discipline.name);
+                size = shrunk.map(|shrunk| shrunk.to_string());
                 replay = Some(format!("{place} {}", example.schedule));
                 let detail = format!("{scene}: {}", example.violation);
                 shown = Some(example);
@@ -113,6 +119,7 @@ impl Cell {
             as_known: expected.map(known),
             detail,
             replay,
+            size,
             example: shown,
         }
     }
@@ -134,6 +141,9 @@ impl Cell {
             self.executions,
             self.ms,
         );
+        if let Some(size) = &self.size {
+            anstream::println!("      {size}");
+        }
         if let (Some(replay), Some(example)) = (&self.replay, &self.example) {
             match steps {
                 true => anstream::print!("{:#}", Story(example)),

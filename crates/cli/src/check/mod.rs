@@ -14,10 +14,11 @@ use std::time::Instant;
 use clap::Args;
 use seamlock_check::{Options, WalkKind};
 use seamlock_kvm::Discipline;
-use seamlock_races::{COLUMNS, RACES, Race, check_race};
+use seamlock_races::{COLUMNS, Finding, RACES, Race, Setting, Wanted, check_race, shrink_scene};
 
 use self::cell::{Answer, Cell};
 use self::report::Report;
+use crate::failure::BadInput;
 
 /// Prove or refute locking disciplines by running KVM's and the TDX module's code under every
 /// interleaving that can differ
@@ -26,7 +27,8 @@ use self::report::Report;
 /// verdict is what is known of the discipline, 1 when one differs, 3 when one is missing.
 #[derive(Debug, Args)]
 pub struct Check {
-    /// Only this race, such as R1a, or one scene of it, such as R4/init-punch
+    /// Only this race, such as R1a, or one scene of it, such as R4/init-punch; R1a:ready=3,pages=4,mem=2
+    /// is the same with more vCPUs, pages and operations
     #[arg(long, value_name = "NAME")]
     scenario: Option<String>,
     /// Only this discipline [default: v7.3, with --all every one that something is known of]
@@ -63,8 +65,8 @@ pub struct Check {
     replay: Option<String>,
 }
 
-/// A race, a scene of it or all, and a discipline.
-type Task<'a> = (&'static Race, Option<&'a str>, &'static Discipline);
+/// A race, what of it, and a discipline.
+type Task<'a> = (&'static Race, Wanted<'a>, &'static Discipline);
 
 impl Check {
     /// Runs the command.
@@ -75,9 +77,9 @@ impl Check {
         if self.sweep.is_wanted() {
             return self.sweep.run(self);
         }
-        let (races, scene) = self.races()?;
+        let (races, wanted) = self.races()?;
         let disciplines = self.disciplines()?;
-        let row = |race| disciplines.iter().map(move |&with| (race, scene, with));
+        let row = |race| disciplines.iter().map(move |&with| (race, wanted, with));
         let tasks: Vec<Task<'_>> = races.into_iter().flat_map(row).collect();
         let mut cells = Vec::new();
         jobs::in_order(
@@ -110,15 +112,22 @@ impl Check {
         Ok(())
     }
 
-    fn races(&self) -> anyhow::Result<(Vec<&'static Race>, Option<&str>)> {
+    fn races(&self) -> anyhow::Result<(Vec<&'static Race>, Wanted<'_>)> {
         let Some(name) = &self.scenario else {
-            return Ok((RACES.iter().collect(), None));
+            return Ok((RACES.iter().collect(), Wanted::default()));
         };
+        let (name, size) = name.split_once(':').unwrap_or((name, ""));
         let (id, scene) = match name.split_once('/') {
             Some((id, scene)) => (id, Some(scene)),
-            None => (name.as_str(), None),
+            None => (name, None),
         };
-        Ok((vec![place::find(id, scene)?.0], scene))
+        let race = place::find(id, scene)?.0;
+        let scenes = race.scenes.iter();
+        for scene in scenes.filter(|known| scene.is_none_or(|name| name == known.name)) {
+            let setting = Setting::from(*scene).with_size(size);
+            setting.map_err(|why| BadInput(format!("{id}/{}: {why}", scene.name)))?;
+        }
+        Ok((vec![race], Wanted { scene, size }))
     }
 
     fn disciplines(&self) -> anyhow::Result<Vec<&'static Discipline>> {
@@ -129,10 +138,18 @@ impl Check {
         }
     }
 
-    fn cell(&self, &(race, scene, discipline): &Task<'_>) -> anyhow::Result<Cell> {
+    fn cell(&self, &(race, wanted, discipline): &Task<'_>) -> anyhow::Result<Cell> {
         let started = Instant::now();
-        let checked = check_race(race, scene, discipline, &self.options())?;
-        Ok(Cell::new(race, discipline, checked, started.elapsed()))
+        let mut checked = check_race(race, wanted, discipline, &self.options())?;
+        let (took, mut shrunk) = (started.elapsed(), None);
+        if let Finding::Refuted { scene, example } = &mut checked.finding {
+            let found = (**example).clone();
+            let options = self.options();
+            let (small, size) =
+                shrink_scene(race, scene, wanted.size, discipline, found, &options)?;
+            (**example, shrunk) = (small, Some(size));
+        }
+        Ok(Cell::new(race, discipline, checked, shrunk, took))
     }
 
     fn options(&self) -> Options {

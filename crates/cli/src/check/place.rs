@@ -10,7 +10,7 @@ use seamlock_check::Setup;
 use seamlock_kvm::Discipline;
 use seamlock_kvm::discipline::{DISCIPLINES, by_name};
 use seamlock_races::sweep::Cell;
-use seamlock_races::{RACES, Race, Scene, Staged};
+use seamlock_races::{RACES, Race, Scene, Setting, Staged};
 
 use crate::failure::BadInput;
 
@@ -32,10 +32,11 @@ pub struct Place {
 pub type Ready = Box<dyn Fn(&mut Setup)>;
 
 impl Place {
-    /// A scene of the catalogue.
-    pub fn of_scene(race: &str, scene: &str, discipline: &str) -> Place {
+    /// A scene of the catalogue, at a size as [`Setting::with_size`] reads it.
+    pub fn of_scene(race: &str, scene: &str, size: &str, discipline: &str) -> Place {
+        let colon = if size.is_empty() { "" } else { ":" };
         Place {
-            name: format!("{race}/{scene}"),
+            name: format!("{race}/{scene}{colon}{size}"),
             discipline: discipline.to_owned(),
         }
     }
@@ -66,9 +67,11 @@ impl Place {
                 }));
             }
         }
-        let (id, scene) = self.name.split_once('/').ok_or_else(malformed)?;
+        let (scene, size) = self.name.split_once(':').unwrap_or((&self.name, ""));
+        let (id, scene) = scene.split_once('/').ok_or_else(malformed)?;
         let scene = find(id, Some(scene))?.1.ok_or_else(malformed)?;
-        let staged = Staged::new(*scene, discipline).map_err(|why| BadInput(why.to_string()))?;
+        let setting = Setting::from(*scene).with_size(size).map_err(BadInput)?;
+        let staged = Staged::new(setting, discipline).map_err(|why| BadInput(why.to_string()))?;
         Ok(Box::new(move |setup: &mut Setup| staged.build(setup)))
     }
 }

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Args;
-use seamlock_check::CheckError;
+use seamlock_check::{CheckError, Story};
 use seamlock_kvm::Discipline;
 use seamlock_races::sweep::{Cause, Cell, Letter, Matrix, OPERATIONS, Swept, cells, is_lock_order};
 use serde::Serialize;
@@ -76,6 +76,7 @@ impl Sweep {
             Ok(())
         };
         jobs::in_order(&cells, check.jobs, work, done)?;
+        self.shrink(&mut matrix, discipline, check)?;
         if check.json {
             for (key, cause) in &matrix.causes {
                 let line = line(discipline, key, cause);
@@ -85,6 +86,26 @@ impl Sweep {
             self.print(&matrix, discipline);
         }
         Ok(ExitCode::from(matrix.exit_code()))
+    }
+
+    /// Shrinks what each finding was seen in first.
+    fn shrink(
+        &self,
+        matrix: &mut Matrix,
+        discipline: &'static Discipline,
+        check: &Check,
+    ) -> anyhow::Result<()> {
+        let causes = std::mem::take(&mut matrix.causes);
+        let causes: Vec<((String, String), Cause)> = causes.into_iter().collect();
+        let work = |(key, cause): &((String, String), Cause)| {
+            let mut cause = cause.clone();
+            cause.shrink(discipline, self.budget, check.seed)?;
+            Ok::<_, anyhow::Error>((key.clone(), cause))
+        };
+        jobs::in_order(&causes, check.jobs, work, |(key, cause)| {
+            matrix.causes.insert(key, cause);
+            Ok(())
+        })
     }
 
     fn cells(&self) -> anyhow::Result<Vec<Cell>> {
@@ -142,8 +163,11 @@ impl Sweep {
                 String::new()
             };
             anstream::println!("   in {}{more}", few.join(", "));
+            if let Some(shrunk) = &cause.shrunk {
+                anstream::println!("   {shrunk}");
+            }
             if self.schedules {
-                anstream::print!("{}", cause.example);
+                anstream::print!("{}", Story(&cause.example));
             }
             anstream::println!("   again: seamlock check --replay '{}'", line.replay);
         }

@@ -24,12 +24,25 @@ pub const SLOT_BYTES: u64 = 2 << 20;
 pub const PAGE: u64 = 0x1000;
 /// A page that is never added before the TD runs: a fault, a pre-fault or the guest brings it in.
 pub const FRESH_PAGE: u64 = PAGE + 2 * 0x1000;
-/// Bytes that are punched: all the pages above.
-pub const PUNCHED_BYTES: u64 = 3 * 0x1000;
-/// CPUs of the machine.
-pub const CPUS: u32 = 6;
+/// CPUs of the machine, unless there are more vCPUs.
+const CPUS: u32 = 6;
 /// The CPU that tasks are moved to, or that is offline.
 pub const SPARE_CPU: u32 = CPUS - 1;
+/// The CPU that a vCPU was loaded on last.
+const fn home_cpu(vcpu: u32) -> u32 {
+    if vcpu < SPARE_CPU { vcpu } else { vcpu + 1 }
+}
+
+/// Where the pages are that were added before a scene starts: around [`FRESH_PAGE`].
+const fn page_at(nth: u64) -> u64 {
+    let page = PAGE + nth * 0x1000;
+    if page < FRESH_PAGE {
+        page
+    } else {
+        page + 0x1000
+    }
+}
+
 /// What the guests do when they run: a page is brought in, and user space is called, as often as any
 /// scene lets them run.
 const GUEST: &str = "\
@@ -71,6 +84,8 @@ pub struct Machine {
     pub fresh: Option<Td>,
     /// The second guest_memfd of [`Extras`], bound or not; -1 without.
     pub other_gmem: i32,
+    /// Bytes from [`PAGE`] on that are punched: every page that is added, and [`FRESH_PAGE`].
+    pub punched_bytes: u64,
 }
 
 /// Who watches a machine.
@@ -101,7 +116,8 @@ impl Machine {
             arch: if start.sev { &arch::AMD } else { &arch::INTEL },
             ..Options::default()
         };
-        let host = Host::boot_with(Platform::sapphire_rapids(1 << 30, CPUS), options)
+        let cpus = CPUS.max(home_cpu(start.vcpus()));
+        let host = Host::boot_with(Platform::sapphire_rapids(1 << 30, cpus), options)
             .map_err(|why| Error::with(Errno::EIO, "boot", why.to_string()))?;
         let process = Process::with_fd_limit(1, start.fds);
         let system = process
@@ -120,6 +136,7 @@ impl Machine {
             second: None,
             fresh: None,
             other_gmem: -1,
+            punched_bytes: page_at(start.pages.max(2)) - PAGE,
         };
         if start.sev {
             machine.launch_sev(system)?;
@@ -139,12 +156,13 @@ impl Machine {
         if start.init {
             self.init_vm(self.td.vm)?;
         }
-        for id in 0..start.ready + start.raw {
-            let fd = self.add_vcpu(self.td.vm, id, id, id < start.ready)?;
+        let raw = start.ready..start.ready + start.raw;
+        for id in 0..start.vcpus() {
+            let fd = self.add_vcpu(self.td.vm, id, home_cpu(id), !raw.contains(&id))?;
             self.td.vcpus.push(fd);
         }
         for page in 0..start.pages {
-            self.add_page(PAGE + page * 0x1000)?;
+            self.add_page(page_at(page))?;
         }
         if start.extras.second_slot {
             self.other_gmem = self.bound_gmem(self.td.vm, 1, SLOT_BYTES)?;
@@ -161,8 +179,8 @@ impl Machine {
 
     fn add_page(&self, gpa: u64) -> Result<()> {
         let (arg, _) = self.mem_region_arg(gpa);
-        self.on(0)
-            .ioctl(self.td.vcpus[0], KVM_MEMORY_ENCRYPT_OP, arg)?;
+        let vcpu = self.td.vcpus.first().copied().unwrap_or(-1);
+        self.on(0).ioctl(vcpu, KVM_MEMORY_ENCRYPT_OP, arg)?;
         Ok(())
     }
 
@@ -206,7 +224,8 @@ impl Machine {
         let pages = self.host.pages();
         for kvm in self.host.live_vms() {
             let vm = kvm.number;
-            let parts = (0..6).map(|at| Owner::vcpu(vm, at));
+            let vcpus = kvm.vcpus().count() as u64;
+            let parts = (0..6.max(vcpus + 3)).map(|at| Owner::vcpu(vm, at));
             let files = (0..4).map(|at| Owner::gmem(vm, at));
             for owner in [Owner::vm(vm)].into_iter().chain(parts).chain(files) {
                 if let Some(page) = pages.alloc(owner) {

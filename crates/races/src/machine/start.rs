@@ -11,6 +11,8 @@ pub struct Start {
     pub ready: u32,
     /// Further vCPUs that are created and have their CPUID, but are not initialised.
     pub raw: u32,
+    /// More initialised vCPUs, behind all of those.
+    pub more: u32,
     /// Whether there is a memslot with a guest_memfd.
     pub slot: bool,
     /// Pages that were added, from [`PAGE`](super::PAGE) on.
@@ -57,6 +59,19 @@ pub struct Extras {
 }
 
 impl Extras {
+    /// How many there are.
+    pub fn count(self) -> usize {
+        let all = [
+            self.spare_gmem,
+            self.second_slot,
+            self.plain_slot,
+            self.second_td,
+            self.fresh_td,
+            self.offline_cpu,
+        ];
+        all.into_iter().filter(|has| *has).count()
+    }
+
     /// What either needs.
     pub const fn and(self, other: Extras) -> Extras {
         Extras {
@@ -71,6 +86,11 @@ impl Extras {
 }
 
 impl Start {
+    /// All vCPUs.
+    pub const fn vcpus(&self) -> u32 {
+        self.ready + self.raw + self.more
+    }
+
     /// `ready` initialised and `raw` other vCPUs, and a memslot without pages.
     pub const fn with(ready: u32, raw: u32) -> Start {
         Start {
@@ -78,6 +98,7 @@ impl Start {
             init: true,
             ready,
             raw,
+            more: 0,
             slot: true,
             pages: 0,
             finalized: false,

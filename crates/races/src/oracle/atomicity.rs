@@ -9,9 +9,8 @@ use seamlock_tdx_abi::kvm::Errno;
 
 use super::final_state::FINISH;
 use crate::act::{Act, Answer};
-use crate::scene::Actor;
 
-/// What each thread answered, in the order of the threads.
+/// What each operation answered, thread by thread.
 pub type Answers = Vec<Option<Answer>>;
 
 /// The answers, and the facts of the state that is left.
@@ -23,20 +22,20 @@ pub struct Outcome {
     pub state: Vec<String>,
 }
 
-/// The outcome is that of no serial order: first each thread's answer for itself, then all together,
+/// The outcome is that of no serial order: first each operation's answer for itself, then all together,
 /// then the state. Documented answers of the kind "try again" are nobody's fault.
 pub fn atomicity(
-    actors: &[Actor],
+    acts: &[Act],
     discipline: &Discipline,
     outcome: &Outcome,
     serial: &BTreeSet<Outcome>,
 ) -> Vec<Violation> {
     let Outcome { answers, state } = outcome;
-    let acts = || actors.iter().map(|actor| actor.act);
+    let each = || acts.iter().copied().zip(answers);
     let again = |(act, answer): (Act, &Option<Answer>)| {
-        answer.is_some_and(|answer| is_try_again(act, &answer, actors, discipline))
+        answer.is_some_and(|answer| is_try_again(act, &answer, acts, discipline))
     };
-    if acts().zip(answers).any(again) || serial.contains(outcome) {
+    if each().any(again) || serial.contains(outcome) {
         return Vec::new();
     }
     let known = |at: usize, answer| {
@@ -44,8 +43,9 @@ pub fn atomicity(
             .iter()
             .any(|order| order.answers.get(at) == Some(answer))
     };
-    let alone = acts().zip(answers).enumerate();
-    let odd = alone.filter(|(at, (_, answer))| !known(*at, answer));
+    let odd = each()
+        .enumerate()
+        .filter(|(at, (_, answer))| !known(*at, answer));
     let mut causes: Vec<String> = odd.map(|(_, (act, answer))| cause(act, answer)).collect();
     let same = |order: &&Outcome| &order.answers == answers;
     let states: Vec<&Vec<String>> = serial
@@ -72,11 +72,11 @@ pub fn atomicity(
 }
 
 /// Whether the answer is a documented "try again", so that no serial order need give it.
-fn is_try_again(act: Act, answer: &Answer, actors: &[Actor], discipline: &Discipline) -> bool {
+fn is_try_again(act: Act, answer: &Answer, acts: &[Act], discipline: &Discipline) -> bool {
     let Err(errno) = answer.result else {
         return false;
     };
-    let killed = actors.iter().any(|actor| actor.act == Act::Kill);
+    let killed = acts.contains(&Act::Kill);
     let creating = discipline.create_vcpu == CreateVcpu::UnlockedMiddle;
     let errno = Errno(errno);
     match act {
@@ -94,7 +94,7 @@ fn is_try_again(act: Act, answer: &Answer, actors: &[Actor], discipline: &Discip
         }
         // The other TD is closed one descriptor after the other.
         Act::OtherInitVcpu | Act::OtherInitMemRegion | Act::OtherFinalize
-            if actors.iter().any(|actor| actor.act == Act::OtherClose) =>
+            if acts.contains(&Act::OtherClose) =>
         {
             true
         }

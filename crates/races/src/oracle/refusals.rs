@@ -4,14 +4,14 @@ use seamlock_check::Violation;
 use seamlock_tdx_abi::kvm::Errno;
 
 use super::Answers;
-use crate::scene::Actor;
+use crate::act::{Act, Answer};
 
 /// Every answer that is an error.
-pub fn refusals(actors: &[Actor], answers: &Answers) -> Vec<Violation> {
-    let refused = |(actor, answer): (&Actor, &Option<crate::act::Answer>)| {
+pub fn refusals(acts: &[Act], answers: &Answers) -> Vec<Violation> {
+    let refused = |(act, answer): (&Act, &Option<Answer>)| {
         let errno = answer.as_ref()?.result.err()?;
-        let cause = format!("{} is refused with {}", actor.act.name(), Errno(errno));
+        let cause = format!("{} is refused with {}", act.name(), Errno(errno));
         Some(Violation::new("refusal", cause))
     };
-    actors.iter().zip(answers).filter_map(refused).collect()
+    acts.iter().zip(answers).filter_map(refused).collect()
 }

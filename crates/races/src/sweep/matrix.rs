@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 
 use seamlock_check::{CheckError, Counterexample, Limit};
+use seamlock_kvm::Discipline;
 
 use super::{Cell, OPERATIONS, Swept};
+use crate::shrink::{Shrunk, shrink};
 
 /// The worst that was found of a pair, in any state and in whatever company.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -28,15 +30,68 @@ impl Letter {
     }
 }
 
+/// Cells of one cause that are kept to be shrunk.
+const KEPT: usize = 4;
+
 /// Everything that is wrong for one reason.
 #[derive(Clone, Debug)]
 pub struct Cause {
-    /// The cell in which it was seen first.
+    /// The cell that shows it, as small as it was shrunk.
     pub cell: Cell,
     /// The schedule there.
     pub example: Counterexample,
+    /// What that cell was shrunk from and to, if it was.
+    pub shrunk: Option<Shrunk>,
     /// All cells in which it was seen.
     pub cells: Vec<String>,
+    // The simplest of those.
+    kept: Vec<(Cell, Counterexample)>,
+}
+
+impl Cause {
+    fn new(cell: &Cell, example: Counterexample) -> Cause {
+        Cause {
+            cell: cell.clone(),
+            example: example.clone(),
+            shrunk: None,
+            cells: vec![cell.to_string()],
+            kept: vec![(cell.clone(), example)],
+        }
+    }
+
+    fn add(&mut self, cell: &Cell, example: Counterexample) {
+        self.cells.push(cell.to_string());
+        let behind = |(known, _): &(Cell, Counterexample)| known.weight() <= cell.weight();
+        let at = self.kept.partition_point(behind);
+        self.kept.insert(at, (cell.clone(), example));
+        self.kept.truncate(KEPT);
+    }
+
+    /// Shrinks the simplest cells in which it was seen, and shows the smallest.
+    ///
+    /// # Errors
+    /// When the check itself failed.
+    pub fn shrink(
+        &mut self,
+        discipline: &'static Discipline,
+        budget: u64,
+        seed: u64,
+    ) -> Result<(), CheckError> {
+        let options = super::options(budget, seed);
+        let mut least = None;
+        for (cell, example) in std::mem::take(&mut self.kept) {
+            let from = cell.setting().map_err(CheckError::Setup)?.size();
+            let own = cell.own_setting();
+            let (example, shrunk) = shrink(&own, from, discipline, example, &options)?;
+            let mut cell = cell;
+            cell.size.clone_from(&shrunk.text);
+            if least.is_none_or(|least| cell.weight() < least) {
+                least = Some(cell.weight());
+                (self.cell, self.example, self.shrunk) = (cell, example, Some(shrunk));
+            }
+        }
+        Ok(())
+    }
 }
 
 /// The sum of a sweep.
@@ -97,16 +152,10 @@ impl Matrix {
         for example in swept.findings {
             let violation = &example.violation;
             let key = (violation.oracle.to_string(), violation.cause.clone());
-            let name = cell.to_string();
             match self.causes.get_mut(&key) {
-                Some(cause) => cause.cells.push(name),
+                Some(cause) => cause.add(cell, example),
                 None => {
-                    let cause = Cause {
-                        cell: cell.clone(),
-                        example,
-                        cells: vec![name],
-                    };
-                    self.causes.insert(key, cause);
+                    self.causes.insert(key, Cause::new(cell, example));
                 }
             }
         }

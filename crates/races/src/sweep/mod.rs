@@ -11,7 +11,8 @@ use std::str::FromStr;
 
 use seamlock_check::{CheckError, Counterexample, Limit, Options, Setup, WalkKind, survey};
 use seamlock_kvm::Discipline;
-use seamlock_kvm::error::Result;
+use seamlock_kvm::error::{Error, Result};
+use seamlock_tdx_abi::kvm::Errno;
 
 pub use matrix::{Cause, Letter, Matrix};
 pub use operations::{By, OPERATIONS, Operation, operation};
@@ -20,6 +21,7 @@ pub use states::{STATES, State, state};
 use crate::act::Act;
 use crate::oracle::LOCK_ORDER;
 use crate::scene::{Actor, Counts};
+use crate::setting::Setting;
 use crate::staged::Staged;
 
 /// Causes that are looked for in one cell.
@@ -32,6 +34,8 @@ pub struct Cell {
     pub state: &'static State,
     /// The operations, in the order of their table.
     pub operations: Vec<&'static Operation>,
+    /// What is not of the state's own size, as [`Setting::with_size`] reads it.
+    pub size: String,
 }
 
 /// What a cell came to.
@@ -60,8 +64,11 @@ pub fn cells(size: usize) -> Vec<Cell> {
             }
             let about_threads = operations.iter().filter(|o| o.act.is_about_threads());
             if about_threads.count() < operations.len().min(2) {
-                let operations = operations.to_vec();
-                cells.push(Cell { state, operations });
+                cells.push(Cell {
+                    state,
+                    operations: operations.to_vec(),
+                    size: String::new(),
+                });
             }
         });
     }
@@ -94,22 +101,42 @@ impl Cell {
                 name: operation.names[twins.count().min(2)],
                 cpu: operation.cpu,
                 act: operation.act,
+                times: 1,
             }
         };
         numbered.map(actor).collect()
     }
 
+    /// The cell with its numbers.
+    ///
+    /// # Errors
+    /// When it can't be of its size.
+    pub fn setting(&self) -> std::result::Result<Setting, String> {
+        self.own_setting().with_size(&self.size)
+    }
+
+    /// The same at the state's own size.
+    pub(crate) fn own_setting(&self) -> Setting {
+        Setting {
+            start: self.state.start,
+            actors: self.actors(),
+            counts: Counts::Everything,
+        }
+    }
+
+    /// How much there is to understand of it: things beside the TD that it needs, then its size.
+    fn weight(&self) -> (usize, u64) {
+        let setting = self.setting().unwrap_or_else(|_| self.own_setting());
+        (setting.whole_start().extras.count(), setting.size().total())
+    }
+
     /// The cell under a discipline.
     ///
     /// # Errors
-    /// When no TD can be built under the discipline.
+    /// When no TD can be built under the discipline, or the cell can't be of its size.
     pub fn stage(&self, discipline: &'static Discipline) -> Result<Staged> {
-        Staged::of(
-            self.state.start,
-            self.actors(),
-            Counts::Everything,
-            discipline,
-        )
+        let impossible = |why| Error::with(Errno::EINVAL, "cell", why);
+        Staged::new(self.setting().map_err(impossible)?, discipline)
     }
 
     /// Runs a few walks, and then at most `budget` executions of a proof.
@@ -125,12 +152,7 @@ impl Cell {
         let staged = self
             .stage(discipline)
             .map_err(|why| CheckError::Setup(why.to_string()))?;
-        let mut options = Options {
-            seed,
-            walks: vec![(WalkKind::Uniform, 4)],
-            ..Options::default()
-        };
-        options.budget.executions = budget;
+        let options = options(budget, seed);
         let scenario = |setup: &mut Setup| staged.build(setup);
         let survey = survey(&scenario, &options, CAUSES)?;
         let mut findings = survey.findings;
@@ -141,6 +163,17 @@ impl Cell {
             executions: survey.effort.walks + survey.effort.executions,
         })
     }
+}
+
+/// How a cell is checked.
+fn options(budget: u64, seed: u64) -> Options {
+    let mut options = Options {
+        seed,
+        walks: vec![(WalkKind::Uniform, 4)],
+        ..Options::default()
+    };
+    options.budget.executions = budget;
+    options
 }
 
 impl Swept {
@@ -163,7 +196,11 @@ pub fn is_lock_order(example: &Counterexample) -> bool {
 impl fmt::Display for Cell {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names: Vec<&str> = self.operations.iter().map(|o| o.name()).collect();
-        write!(f, "{}/{}", self.state.name, names.join("+"))
+        write!(f, "{}/{}", self.state.name, names.join("+"))?;
+        if self.size.is_empty() {
+            return Ok(());
+        }
+        write!(f, ":{}", self.size)
     }
 }
 
@@ -171,15 +208,19 @@ impl FromStr for Cell {
     type Err = String;
 
     fn from_str(text: &str) -> std::result::Result<Cell, String> {
-        let (name, operations) = text
+        let (cell, size) = text.split_once(':').unwrap_or((text, ""));
+        let (name, operations) = cell
             .split_once('/')
             .ok_or_else(|| format!("{text:?} is not STATE/OPERATION+OPERATION"))?;
         let state = state(name).ok_or_else(|| format!("no state is named {name:?}"))?;
         let known = |name| operation(name).ok_or_else(|| format!("no operation is named {name:?}"));
         let operations: std::result::Result<Vec<_>, _> = operations.split('+').map(known).collect();
-        Ok(Cell {
+        let cell = Cell {
             state,
             operations: operations?,
-        })
+            size: size.to_owned(),
+        };
+        cell.setting()?;
+        Ok(cell)
     }
 }
