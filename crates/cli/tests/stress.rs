@@ -23,14 +23,31 @@ fn races(report: &Value) -> Vec<&str> {
 
 #[test]
 fn v7_3_has_nothing_but_what_is_known_of_it() {
-    let mut arguments = vec!["--seconds", "3", "--lockdep"];
-    for race in ["R11", "R12", "R13", "R14"] {
-        arguments.extend(["--allow", race]);
-    }
-    let (out, report) = stress(&arguments);
+    let (out, report) = stress(&["--seconds", "3", "--lockdep"]);
     assert_eq!(out.status.code(), Some(0), "{}", report["findings"]);
+    let known = report["known"].as_object().expect("races");
+    // FINALIZE_VM without a vCPU needs no second thread.
+    assert!(known["F5"]["times"].as_u64().expect("it is met") > 0);
+    assert!(known.contains_key("R14"));
     assert!(report["calls"].as_u64().expect("a number") > 1000);
     assert!(report["replays"].as_u64().expect("a number") > 0);
+}
+
+#[test]
+fn sealed_has_nothing_and_knows_of_nothing() {
+    let (out, report) = stress(&["--discipline", "sealed", "--seconds", "3", "--lockdep"]);
+    assert_eq!(out.status.code(), Some(0), "{}", report["findings"]);
+    assert_eq!(report["known"].as_object().expect("races").len(), 0);
+    assert!(report["replays"].as_u64().expect("a number") > 0);
+}
+
+#[test]
+fn strict_makes_findings_of_what_is_known_of_the_kernel() {
+    let (out, report) = stress(&["--strict", "--seconds", "60", "--fail-fast"]);
+    assert_eq!(out.status.code(), Some(1));
+    let found = races(&report);
+    let documented = |race: &&str| ["R11", "R12", "R13", "R14", "F5", "F7"].contains(race);
+    assert!(found.iter().any(documented), "{}", report["findings"]);
 }
 
 #[test]

@@ -14,6 +14,7 @@ use seamlock_tdx_abi::{Gfn, Hpa, TdxStatus};
 
 use super::client::{Client, MM};
 use super::finding::{Blame, Finding};
+use super::ledger::compare;
 use super::ops::gmem_of;
 use super::replay::{Replayer, mrtd};
 use super::world::{Vm, World};
@@ -81,10 +82,22 @@ impl Audit<'_> {
     }
 
     fn find_as(&self, blame: Blame, check: &'static str, kvm: Option<&Kvm>, what: String) {
+        self.find_with(blame, check, kvm, what, Vec::new());
+    }
+
+    fn find_with(
+        &self,
+        blame: Blame,
+        check: &'static str,
+        kvm: Option<&Kvm>,
+        what: String,
+        detail: Vec<String>,
+    ) {
         let watch = &self.world.watch;
         let number = kvm.map_or(0, |kvm| kvm.number);
         watch.findings.add(Finding {
             blame,
+            detail,
             ..watch.finding(check, number, what)
         });
     }
@@ -232,6 +245,9 @@ impl Audit<'_> {
             }
         }
         let journal = vm.journal.with(|journal| journal.clone());
+        if journal.unknown {
+            return false;
+        }
         let ours = mrtd(&self.world.host, &vm.open.file);
         match (ours, replayer.mrtd(&journal)) {
             (Ok(ours), Ok(theirs)) if ours == theirs => {}
@@ -248,7 +264,13 @@ impl Audit<'_> {
                 } else {
                     Blame::Seamlock
                 };
-                self.find_as(blame, "MRTD equals its replay", Some(&vm.kvm), what);
+                let made = vm
+                    .kvm
+                    .tdx()
+                    .tdr()
+                    .map(|tdr| self.world.watch.ledger.of(tdr));
+                let detail = compare(&journal, &made.unwrap_or_default());
+                self.find_with(blame, "MRTD equals its replay", Some(&vm.kvm), what, detail);
             }
             (Err(error), _) => {
                 let what = format!("MRTD can't be read: {error:#}");

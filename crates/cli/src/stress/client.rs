@@ -16,6 +16,8 @@ pub const OTHER_MM: u64 = 2;
 pub const SOURCES: u64 = 64;
 /// Pages for arguments.
 const ARGUMENT_PAGES: u64 = 16;
+/// Bits of a physical address.
+const MAXPHYADDR: u32 = 52;
 /// Entries that KVM_TDX_GET_CPUID has room for.
 pub const CPUID_ROOM: u32 = 256;
 
@@ -55,6 +57,11 @@ pub fn vm_of(file: &File) -> Option<&Arc<Kvm>> {
         Kind::Vm(kvm) => Some(kvm),
         _ => None,
     }
+}
+
+/// The width of guest addresses that a TD has (GPAW), and its vCPUs' CPUID must have.
+pub fn gpa_bits(kvm: &Kvm) -> u32 {
+    if kvm.tdx().ept_levels() == 5 { 52 } else { 48 }
 }
 
 impl<'a> Client<'a> {
@@ -137,15 +144,20 @@ impl<'a> Client<'a> {
         self.ioctl(file, request, arg)
     }
 
-    /// KVM_MEMORY_ENCRYPT_OP.
-    pub fn tdx(&self, file: &Arc<File>, id: TdxCmdId, flags: u32, data: u64) -> Result<i64> {
+    /// A command of KVM_MEMORY_ENCRYPT_OP, as it lies in memory.
+    pub fn command(&self, id: TdxCmdId, flags: u32, data: u64) -> u64 {
         let cmd = KvmTdxCmd {
             id: id.0,
             flags,
             data,
             hw_error: 0,
         };
-        self.with(file, KVM_MEMORY_ENCRYPT_OP, &cmd)
+        self.store(self.args, cmd.as_bytes())
+    }
+
+    /// KVM_MEMORY_ENCRYPT_OP.
+    pub fn tdx(&self, file: &Arc<File>, id: TdxCmdId, flags: u32, data: u64) -> Result<i64> {
+        self.ioctl(file, KVM_MEMORY_ENCRYPT_OP, self.command(id, flags, data))
     }
 
     /// A VM of a type, with a split irqchip if it is a TD.
@@ -161,38 +173,36 @@ impl<'a> Client<'a> {
         Ok((fd as i32, file))
     }
 
-    /// KVM_TDX_INIT_VM with these bytes.
-    pub fn init_vm(&self, vm: &Arc<File>, bytes: &[u8]) -> Result<i64> {
+    /// The command KVM_TDX_INIT_VM with these bytes.
+    pub fn init_vm(&self, bytes: &[u8]) -> u64 {
         let data = self.store_data(bytes);
-        self.tdx(vm, TdxCmdId::KVM_TDX_INIT_VM, 0, data)
+        self.command(TdxCmdId::KVM_TDX_INIT_VM, 0, data)
     }
 
-    /// KVM_SET_CPUID2 with an x2APIC, or without.
-    pub fn set_cpuid(&self, vcpu: &Arc<File>, x2apic: bool) -> Result<i64> {
-        let entry = KvmCpuidEntry2 {
-            function: 1,
-            ecx: u32::from(x2apic) << 21,
+    /// KVM_SET_CPUID2 with an x2APIC, or without, and so many bits of guest addresses.
+    pub fn set_cpuid(&self, vcpu: &Arc<File>, x2apic: bool, gpa_bits: u32) -> Result<i64> {
+        let entry = |function, eax, ecx| KvmCpuidEntry2 {
+            function,
+            eax,
+            ecx,
             ..KvmCpuidEntry2::default()
         };
-        let mut bytes = KvmCpuid2 {
-            nent: 1,
+        let entries = [
+            entry(1, 0, u32::from(x2apic) << 21),
+            entry(0x8000_0000, 0x8000_0008, 0),
+            entry(0x8000_0008, gpa_bits << 16 | MAXPHYADDR, 0),
+        ];
+        let header = KvmCpuid2 {
+            nent: entries.len() as u32,
             padding: 0,
-        }
-        .as_bytes()
-        .to_vec();
-        bytes.extend_from_slice(entry.as_bytes());
+        };
+        let mut bytes = header.as_bytes().to_vec();
+        bytes.extend_from_slice(entries.as_bytes());
         self.with(vcpu, KVM_SET_CPUID2, &bytes[..])
     }
 
-    /// KVM_TDX_INIT_MEM_REGION; the result, and how many pages are left.
-    pub fn load(
-        &self,
-        vcpu: &Arc<File>,
-        gpa: Gpa,
-        source: u64,
-        pages: u64,
-        measure: bool,
-    ) -> (Result<i64>, u64) {
+    /// The command KVM_TDX_INIT_MEM_REGION.
+    pub fn load(&self, gpa: Gpa, source: u64, pages: u64, measure: bool) -> u64 {
         let region = KvmTdxInitMemRegion {
             source_addr: self.source(source),
             gpa: gpa.0,
@@ -200,8 +210,7 @@ impl<'a> Client<'a> {
         };
         let data = self.store_data(region.as_bytes());
         let id = TdxCmdId::KVM_TDX_INIT_MEM_REGION;
-        let result = self.tdx(vcpu, id, u32::from(measure), data);
-        (result, self.data::<KvmTdxInitMemRegion>().nr_pages)
+        self.command(id, u32::from(measure), data)
     }
 
     /// KVM_TDX_GET_CPUID; the result, and how many entries there are.

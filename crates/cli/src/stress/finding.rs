@@ -39,6 +39,8 @@ pub struct Finding {
     pub what: String,
     /// Where: kernel file and function.
     pub site: String,
+    /// More of what was found, a line each.
+    pub detail: Vec<String>,
     /// What the thread that met it was doing.
     pub doing: String,
     /// What other threads were doing to the same VM.
@@ -59,6 +61,9 @@ impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let race = self.race.map(|id| format!("{id}: ")).unwrap_or_default();
         writeln!(f, "{race}{}", self.what)?;
+        for line in &self.detail {
+            writeln!(f, "    {line}")?;
+        }
         writeln!(
             f,
             "  check   {}, fault of {}",
@@ -87,32 +92,36 @@ impl fmt::Display for Finding {
 #[derive(Debug, Default)]
 pub struct Findings {
     all: Private<BTreeMap<String, Finding>>,
-    /// Races that are known, with how often they were met.
-    allowed: Private<BTreeMap<String, u64>>,
+    /// Races that are known, with what was met of each first and how often.
+    known: Private<BTreeMap<String, Option<Finding>>>,
     fresh: Private<Vec<Finding>>,
 }
 
 impl Findings {
-    /// None yet. These races will be counted and be none.
-    pub fn allowing(races: Vec<String>) -> Findings {
+    /// None yet. These races are known: they will be counted, and are none.
+    pub fn knowing(races: impl IntoIterator<Item = String>) -> Findings {
         Findings {
-            allowed: Private::new(races.into_iter().map(|race| (race, 0)).collect()),
+            known: Private::new(races.into_iter().map(|race| (race, None)).collect()),
             ..Findings::default()
         }
     }
 
-    /// The races that are none, and how often they were met.
-    pub fn allowed(&self) -> BTreeMap<String, u64> {
-        self.allowed.with(|allowed| allowed.clone())
+    /// The races that are none, and what was met of each.
+    pub fn known(&self) -> BTreeMap<String, Option<Finding>> {
+        self.known.with(|known| known.clone())
     }
 
     /// Notes a finding; the first of its kind is kept whole, the others are counted.
     pub fn add(&self, finding: Finding) {
-        let known = self.allowed.with(|allowed| {
-            let met = finding.race.and_then(|race| allowed.get_mut(race));
-            met.map(|times| *times += 1).is_some()
+        let is_known = self.known.with(|known| {
+            match finding.race.and_then(|race| known.get_mut(race)) {
+                Some(Some(met)) => met.times += 1,
+                Some(none) => *none = Some(finding.clone()),
+                None => return false,
+            }
+            true
         });
-        if known {
+        if is_known {
             return;
         }
         let key = match finding.race {

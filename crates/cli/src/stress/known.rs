@@ -1,7 +1,7 @@
 //! Which known race a failed assertion looks like: by the SEAMCALL, and by what was going on.
 //!
 //! R1 to R10 are those of `seamlock check --race`. What v7.3 has as well, by its source and by
-//! `seamlock stress`:
+//! `seamlock stress`, is in [`FAULTS`]; docs/findings.md (F1 to F7) tells each at length:
 //!
 //! R11. The thread of KVM_TDX_INIT_VCPU is moved to another CPU after TDH.VP.INIT, which associates the
 //! vCPU with the CPU, and before `tdx->state` becomes INITIALIZED. `tdx_flush_vp` skips TDH.VP.FLUSH
@@ -26,45 +26,122 @@ use seamlock_kvm::bug::What;
 use seamlock_kvm::{Bug, Discipline};
 use seamlock_tdx_abi::{Leaf, TdxStatus};
 
+use super::desk::Around;
+
 const LOAD: &str = "KVM_TDX_INIT_MEM_REGION";
 const FINALIZE: &str = "KVM_TDX_FINALIZE_VM";
 const INIT_VCPU: &str = "KVM_TDX_INIT_VCPU";
 const GET_CPUID: &str = "KVM_TDX_GET_CPUID";
+const ANY: &str = "any ioctl";
 const HOLE: &str = "fallocate(PUNCH_HOLE)";
 const POISON: &str = "memory failure";
 
 /// What the hand that takes CPUs offline is at.
 pub const HOTPLUG: &str = "CPU offline";
 
-/// Whether one thread alone gets this by asking for it. KVM_TDX_FINALIZE_VM does not look whether any
-/// vCPU was initialised, and the module's TDX_NO_VCPUS is a TDX_BUG_ON there (v7.3 tdx.c:2912).
-/// KVM_SET_CPUID2 may give a vCPU another width of guest addresses than the TD has, which
-/// `tdx_load_mmu_pgd` asserts (v7.3 tdx.c:1637).
-pub fn is_asked_for(bug: &Bug) -> bool {
-    match &bug.what {
-        What::Seamcall { leaf, status, .. } => {
-            *leaf == Leaf::MR_FINALIZE && status.is(TdxStatus::NO_VCPUS)
+/// A fault that kernels have, as docs/findings.md describes it.
+pub struct Fault {
+    /// What this command calls it.
+    pub race: &'static str,
+    /// What docs/findings.md calls it.
+    pub finding: &'static str,
+    /// In a few words.
+    pub what: &'static str,
+    open: fn(&Discipline) -> bool,
+}
+
+impl Fault {
+    const fn new(
+        race: &'static str,
+        finding: &'static str,
+        what: &'static str,
+        open: fn(&Discipline) -> bool,
+    ) -> Fault {
+        Fault {
+            race,
+            finding,
+            what,
+            open,
         }
-        What::Condition(what) => what.contains("another GPA width than the TD"),
+    }
+
+    /// Those that a discipline has, as nothing in it closes them.
+    pub fn of(discipline: &Discipline) -> impl Iterator<Item = &'static Fault> {
+        FAULTS.iter().filter(move |fault| (fault.open)(discipline))
     }
 }
 
-/// The race, as far as can be told. Others have gone on while this is asked, so a race that is not
-/// recognised is None and a finding all the same.
-///
-/// Under the guard as merged R1 to R10 are closed, so what looks like one of them is R14.
-pub fn race(
-    bug: &Bug,
-    doing: &str,
-    beside: &[&str],
-    discipline: &Discipline,
-) -> Option<&'static str> {
+/// The faults. No kernel closes any of them; `sealed` closes all.
+pub static FAULTS: &[Fault] = &[
+    Fault::new(
+        "R14",
+        "F1",
+        "pages are zapped while MR.FINALIZE or MR.EXTEND has the TDR",
+        |d| !(d.finalize_under_mmu_lock && d.seal.extend_under_mmu_lock),
+    ),
+    Fault::new(
+        "R13",
+        "F2",
+        "FINALIZE_VM between BLOCK and REMOVE: no TRACK was made",
+        |d| !d.finalize_under_mmu_lock,
+    ),
+    Fault::new(
+        "R11",
+        "F3",
+        "a task that is moved in INIT_VCPU leaves its vCPU associated",
+        |d| !d.initialized_by_vp_init,
+    ),
+    Fault::new(
+        "R12",
+        "F4",
+        "a CPU that goes offline flushes vCPUs without any lock of the VM",
+        |d| !d.seal.cpus_stay_online,
+    ),
+    Fault::new(
+        "F5",
+        "F5",
+        "FINALIZE_VM without a vCPU is a KVM_BUG_ON",
+        |d| !d.seal.finalize_wants_a_vcpu,
+    ),
+    Fault::new(
+        "F7",
+        "F7",
+        "a vCPU's CPUID with another address width than the TD's is a KVM_BUG_ON",
+        |d| !d.seal.levels_of_the_td,
+    ),
+];
+
+/// What one thread alone gets by asking for it, F5 or F7. KVM_TDX_FINALIZE_VM does not look whether any
+/// vCPU was initialised, and the module's TDX_NO_VCPUS is a TDX_BUG_ON there (v7.3 tdx.c:2912).
+/// KVM_SET_CPUID2 may give a vCPU another width of guest addresses than the TD has, which
+/// `tdx_load_mmu_pgd` asserts (v7.3 tdx.c:1637).
+pub fn asked_for(bug: &Bug) -> Option<&'static str> {
+    match &bug.what {
+        What::Seamcall { leaf, status, .. } => {
+            let no_vcpus = *leaf == Leaf::MR_FINALIZE && status.is(TdxStatus::NO_VCPUS);
+            no_vcpus.then_some("F5")
+        }
+        What::Condition(what) => what
+            .contains("another GPA width than the TD")
+            .then_some("F7"),
+    }
+}
+
+/// The race, as far as can be told: by what goes on now, else by what did since the caller's operation
+/// began. One that is not recognised is None, and a finding all the same.
+pub fn race(bug: &Bug, around: &Around, lost_flush: bool) -> Option<&'static str> {
+    let by = |beside| race_beside(bug, around.doing, beside, lost_flush);
+    by(&around.beside).or_else(|| by(&around.lately))
+}
+
+fn race_beside(bug: &Bug, doing: &str, beside: &[&str], lost_flush: bool) -> Option<&'static str> {
     let (leaf, status) = match &bug.what {
         What::Condition(what) => return what.contains("list corruption").then_some("R5"),
         What::Seamcall { leaf, status, .. } => (*leaf, *status),
     };
     if status.is(TdxStatus::VCPU_ASSOCIATED) {
-        return Some("R11").filter(|_| doing == INIT_VCPU);
+        let moved = (doing == INIT_VCPU).then_some("R11");
+        return if lost_flush { Some("R12") } else { moved };
     }
     if leaf == Leaf::MEM_PAGE_REMOVE && status.is(TdxStatus::TLB_TRACKING_NOT_DONE) {
         return Some("R13");
@@ -81,15 +158,9 @@ pub fn race(
     let with = |name: &str| beside.contains(&name);
     let hole = |name: &str| name == HOLE || name == POISON;
     match leaf {
-        Leaf::MR_EXTEND if discipline.vp_init_under_mmu_lock => Some("R14"),
-        Leaf::MEM_RANGE_BLOCK | Leaf::MEM_PAGE_REMOVE
-            if discipline.vp_init_under_mmu_lock && hole(doing) =>
-        {
-            Some("R14")
-        }
         Leaf::MR_EXTEND if beside.iter().any(|name| hole(name)) => Some("R14"),
         Leaf::MEM_RANGE_BLOCK | Leaf::MEM_PAGE_REMOVE
-            if hole(doing) && (with(LOAD) || with(FINALIZE)) =>
+            if hole(doing) && (with(LOAD) || with(FINALIZE) || with(ANY)) =>
         {
             Some("R14")
         }

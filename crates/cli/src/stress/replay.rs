@@ -8,7 +8,7 @@ use seamlock_kvm::{Control, Discipline, File, Host, Options, Process, fallocate}
 use seamlock_tdx_abi::regs::Regs;
 use seamlock_tdx_abi::{FieldId, Leaf, PAGE_SIZE, TdxStatus};
 
-use super::client::{Client, MM, opened, source_pages, vm_of};
+use super::client::{Client, MM, gpa_bits, opened, source_pages, vm_of};
 use super::world::{Open, Shape, WINDOW_PAGES, WINDOWS, gpa_of, platform};
 use seamlock_kvm::gmem::{FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE};
 use seamlock_tdx_abi::kvm::*;
@@ -36,6 +36,8 @@ pub struct Journal {
     pub init: Vec<u8>,
     /// The pages, in any order.
     pub pages: Vec<Page>,
+    /// A page came from memory that other calls write to, so that MRTD can't be told.
+    pub unknown: bool,
 }
 
 /// A machine of its own for replays.
@@ -78,10 +80,13 @@ impl Replayer {
 
     fn build(&self, client: &Client, kvm: &Open, journal: &Journal) -> anyhow::Result<Mrtd> {
         let (_, vm) = client.create_vm(&kvm.file, KVM_X86_TDX_VM)?;
-        client.init_vm(&vm, &journal.init).context("INIT_VM")?;
+        client
+            .ioctl(&vm, KVM_MEMORY_ENCRYPT_OP, client.init_vm(&journal.init))
+            .context("INIT_VM")?;
         let vcpu = client.ioctl(&vm, KVM_CREATE_VCPU, 0)?;
         let vcpu = opened(client.files, vcpu).context("a vCPU")?;
-        client.set_cpuid(&vcpu, true)?;
+        let bits = vm_of(&vm).map_or(48, |kvm| gpa_bits(kvm));
+        client.set_cpuid(&vcpu, true, bits)?;
         client.tdx(&vcpu, TdxCmdId::KVM_TDX_INIT_VCPU, 0, 0)?;
         let window = WINDOW_PAGES * PAGE_SIZE;
         let (gmem, _) = client.gmem(&vm, WINDOWS * window)?;
@@ -109,8 +114,10 @@ fn load(client: &Client, vcpu: &Arc<File>, gmem: i32, pages: &[Page]) -> anyhow:
             let at = page.page * PAGE_SIZE;
             fallocate(&client.task(MM), gmem, mode, at, PAGE_SIZE)?;
         }
-        let (result, _) = client.load(vcpu, gpa_of(page.page), page.source, 1, page.measured);
-        result.with_context(|| format!("page {} again", page.page))?;
+        let region = client.load(gpa_of(page.page), page.source, 1, page.measured);
+        client
+            .ioctl(vcpu, KVM_MEMORY_ENCRYPT_OP, region)
+            .with_context(|| format!("page {} again", page.page))?;
     }
     Ok(())
 }

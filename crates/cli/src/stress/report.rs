@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::audit::Looked;
 use super::cost::Costs;
 use super::finding::Finding;
+use super::known::FAULTS;
 use super::ops::OPS;
 use super::round::{Ended, Run};
 use super::tally::Tally;
@@ -70,13 +71,11 @@ pub fn text(run: &Run, totals: &Totals, costs: &Costs) {
         looked.replays,
         totals.offline,
     );
-    for (race, times) in run.findings.allowed() {
-        anstream::println!("{race} was met {times} times, and is allowed");
-    }
+    let met = known(run);
     let style = if findings.is_empty() { GOOD } else { BAD };
     let times: u64 = findings.iter().map(|finding| finding.times).sum();
     anstream::println!(
-        "{}{}: {} findings{}{}",
+        "{}{}: {} findings{}; known faults of the kernel were met {met} times{}",
         style.render(),
         run.discipline.name,
         findings.len(),
@@ -87,6 +86,33 @@ pub fn text(run: &Run, totals: &Totals, costs: &Costs) {
         },
         style.render_reset()
     );
+}
+
+/// Lists what is known and was met, and says how often in all.
+fn known(run: &Run) -> u64 {
+    let known = run.findings.known();
+    let mut all = 0;
+    for (race, met) in &known {
+        let fault = FAULTS.iter().find(|fault| fault.race == race);
+        let name = match fault {
+            Some(fault) if fault.finding == race => format!("{race}: {}", fault.what),
+            Some(fault) => format!("{} ({race}): {}", fault.finding, fault.what),
+            None => format!("{race}: allowed"),
+        };
+        let times = match met {
+            Some(first) => {
+                let seconds = first.after_ms as f64 / 1e3;
+                format!("met {} times, first after {seconds:.2} s", first.times)
+            }
+            None => "not met".to_owned(),
+        };
+        anstream::println!("known   {name}: {times}");
+        all += met.as_ref().map_or(0, |first| first.times);
+    }
+    if !known.is_empty() {
+        anstream::println!();
+    }
+    all
 }
 
 fn calls(totals: &Totals) {
@@ -160,7 +186,7 @@ pub fn json(run: &Run, totals: &Totals, costs: &Costs) -> anyhow::Result<()> {
         "replays": totals.looked.replays,
         "by_call": rows,
         "cost": costs,
-        "allowed": run.findings.allowed(),
+        "known": run.findings.known(),
         "findings": run.findings.all(),
     });
     let text = serde_json::to_string_pretty(&object).context("report")?;

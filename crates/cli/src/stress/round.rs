@@ -63,7 +63,6 @@ impl Run {
             self.findings.clone(),
             (self.seed, number),
             self.start,
-            self.discipline,
         ));
         let lockdep = self.lockdep.then(Lockdep::new);
         let world = World::boot(self.shape, self.discipline, lockdep, watch)
@@ -185,11 +184,8 @@ impl<'a> Hand<'a> {
             }
             Some((cpu, false)) => {
                 let free = world.controls.iter().all(|c| c.on_cpu() != Some(cpu));
-                let offline = &world.watch.desk.offline;
-                offline.store(free, SeqCst);
-                let gone = free && world.host.offline_cpu(cpu);
-                offline.store(false, SeqCst);
-                if gone {
+                let desk = &world.watch.desk;
+                if free && desk.offline(|| world.host.offline_cpu(cpu)) {
                     self.offline += 1;
                     self.going = Some((cpu, true));
                 }

@@ -15,14 +15,15 @@ use seamlock_kvm::guest::{Entered, Guest, Turn};
 use seamlock_kvm::host::{Inject, Upcoming};
 use seamlock_kvm::lockdep::Breach;
 use seamlock_kvm::observer::Seamcall;
-use seamlock_kvm::{Bug, Discipline, Observer, Teardown};
+use seamlock_kvm::{Bug, Observer, Teardown};
 use seamlock_sync::Private;
 use seamlock_tdx_abi::{Leaf, TdxStatus};
 
-use super::desk::Desk;
+use super::desk::{Around, Desk};
 use super::finding::{Blame, Finding, Findings};
 use super::guest::Restless;
 use super::known;
+use super::ledger::Ledger;
 
 thread_local! {
     /// Pages that this thread has added, in the order of all additions.
@@ -41,12 +42,15 @@ pub struct Watch {
     stamp: AtomicU64,
     guest: Restless,
     bugged: Private<BTreeSet<u64>>,
+    /// TDH.VP.FLUSH failed on a CPU that went offline, and nobody looked.
+    lost_flush: AtomicBool,
+    /// What entered the TDs.
+    pub ledger: Ledger,
     pub desk: Arc<Desk>,
     pub findings: Arc<Findings>,
     pub seed: u64,
     pub round: u64,
     pub start: Instant,
-    discipline: &'static Discipline,
 }
 
 impl Watch {
@@ -57,19 +61,19 @@ impl Watch {
         findings: Arc<Findings>,
         (seed, round): (u64, u64),
         start: Instant,
-        discipline: &'static Discipline,
     ) -> Watch {
         Watch {
             busy: (0..lps).map(|_| AtomicBool::new(false)).collect(),
             stamp: AtomicU64::new(0),
             bugged: Private::default(),
+            lost_flush: AtomicBool::new(false),
+            ledger: Ledger::default(),
             guest: Restless::new(seed ^ round.rotate_left(17)),
             desk,
             findings,
             seed,
             round,
             start,
-            discipline,
         }
     }
 
@@ -105,6 +109,7 @@ impl Watch {
             race: None,
             what,
             site: String::new(),
+            detail: Vec::new(),
             doing: String::new(),
             beside: Vec::new(),
             vm,
@@ -113,6 +118,23 @@ impl Watch {
             seed: self.seed,
             times: 1,
         }
+    }
+
+    fn tell(&self, bug: &Bug, around: Around, race: Option<&'static str>) {
+        let refused = matches!(&bug.what, What::Seamcall { .. });
+        let blame = if refused || race.is_some() {
+            Blame::Discipline
+        } else {
+            Blame::Seamlock
+        };
+        self.findings.add(Finding {
+            blame,
+            race,
+            site: bug.site.to_owned(),
+            doing: around.doing.to_owned(),
+            beside: around.beside.into_iter().map(str::to_owned).collect(),
+            ..self.finding("no KVM_BUG_ON", bug.vm, bug.to_string())
+        });
     }
 }
 
@@ -138,38 +160,31 @@ impl Observer for Watch {
             let stamp = self.stamp.fetch_add(1, Ordering::Relaxed);
             ADDED.with(|added| added.borrow_mut().push(stamp));
         }
+        let busy = call.status().is(TdxStatus::OPERAND_BUSY);
+        if call.leaf() == Leaf::VP_FLUSH && busy && self.desk.own() == known::HOTPLUG {
+            self.lost_flush.store(true, Ordering::Relaxed);
+        }
+        self.ledger.note(call, || self.desk.own());
         if !call.entered {
             self.leave(call.cpu);
         }
     }
 
     fn bug(&self, bug: &Bug) {
-        if known::is_asked_for(bug) {
+        let around = self.desk.around(bug.vm);
+        if let Some(race) = known::asked_for(bug) {
+            self.tell(bug, around, Some(race));
             return;
         }
-        let (doing, beside) = self.desk.around(bug.vm);
-        let race = known::race(bug, doing, &beside, self.discipline);
+        let lost_flush = self.lost_flush.load(Ordering::Relaxed);
+        let race = known::race(bug, &around, lost_flush);
         if race.is_none() && !bug.fatal && self.is_spoiled() {
             return;
         }
         if bug.fatal && self.follows_from_another(bug.vm, race) {
             return;
         }
-        let refused = matches!(&bug.what, What::Seamcall { .. });
-        let listed = matches!(&bug.what, What::Condition(what) if what.contains("list corruption"));
-        let blame = if refused || listed {
-            Blame::Discipline
-        } else {
-            Blame::Seamlock
-        };
-        self.findings.add(Finding {
-            blame,
-            race,
-            site: bug.site.to_owned(),
-            doing: doing.to_owned(),
-            beside: beside.into_iter().map(str::to_owned).collect(),
-            ..self.finding("no KVM_BUG_ON", bug.vm, bug.to_string())
-        });
+        self.tell(bug, around, race);
     }
 
     fn lockdep(&self, breach: &Breach) {
@@ -194,7 +209,17 @@ impl Observer for Watch {
                 "leaked"
             }
         );
-        self.findings
-            .add(self.finding("nothing leaks", teardown.vm, what));
+        let finding = self.finding("nothing leaks", teardown.vm, what);
+        if teardown.hkid_returned || !self.lost_flush.load(Ordering::Relaxed) {
+            self.findings.add(finding);
+            return;
+        }
+        // The vCPU is associated with a CPU that is gone, and TDH.MNG.VPFLUSHDONE refuses.
+        self.bugged.with(|bugged| bugged.insert(teardown.vm));
+        self.findings.add(Finding {
+            blame: Blame::Discipline,
+            race: Some("R12"),
+            ..finding
+        });
     }
 }

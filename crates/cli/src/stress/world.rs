@@ -9,7 +9,7 @@ use seamlock_kvm::tdx::TdState;
 use seamlock_kvm::vcpu::Vcpu;
 use seamlock_kvm::{BootError, Control, Discipline, File, Host, Kvm, Options, Process};
 use seamlock_sync::Private;
-use seamlock_tdx_abi::Gpa;
+use seamlock_tdx_abi::{Gpa, PAGE_SIZE};
 use seamlock_tdx_module::Platform;
 
 use super::client::{MM, source_pages, vm_of};
@@ -28,6 +28,13 @@ const DESCRIPTORS: usize = 64;
 /// Address of a guest page.
 pub fn gpa_of(page: u64) -> Gpa {
     Gpa((page / WINDOW_PAGES) << 30 | (page % WINDOW_PAGES) << 12)
+}
+
+/// The guest page at an address.
+pub fn page_of(gpa: u64) -> Option<u64> {
+    let (window, offset) = (gpa >> 30, gpa & ((1 << 30) - 1));
+    let page = offset / PAGE_SIZE;
+    (window < WINDOWS && page < WINDOW_PAGES).then_some(window * WINDOW_PAGES + page)
 }
 
 /// How large a world is.

@@ -151,7 +151,7 @@ impl Discipline {
 }
 
 impl Seal {
-    fn axes(self) -> [Axis; 3] {
+    fn axes(self) -> [Axis; 4] {
         let axis = |name, value| Axis {
             name,
             value: yes(value),
@@ -163,6 +163,7 @@ impl Seal {
                 "FINALIZE without a vCPU is -EINVAL",
                 self.finalize_wants_a_vcpu,
             ),
+            axis("EPT levels by GPAW, not CPUID", self.levels_of_the_td),
         ]
     }
 }

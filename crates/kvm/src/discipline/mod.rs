@@ -41,6 +41,9 @@ pub struct Seal {
     pub cpus_stay_online: bool,
     /// FINALIZE_VM without an initialised vCPU is -EINVAL, and no bug of KVM's.
     pub finalize_wants_a_vcpu: bool,
+    /// A TD's vCPU walks as many EPT levels as the TD has, whatever its CPUID says: another number is a
+    /// bug of KVM's.
+    pub levels_of_the_td: bool,
 }
 
 impl Seal {
@@ -49,12 +52,14 @@ impl Seal {
         extend_under_mmu_lock: false,
         cpus_stay_online: false,
         finalize_wants_a_vcpu: false,
+        levels_of_the_td: false,
     };
     /// All of it.
     pub const ALL: Seal = Seal {
         extend_under_mmu_lock: true,
         cpus_stay_online: true,
         finalize_wants_a_vcpu: true,
+        levels_of_the_td: true,
     };
 }
 

@@ -52,6 +52,9 @@ pub(crate) fn kvm_mmu_reload(task: &Task, kvm: &Kvm, vcpu: &Vcpu) -> Result<()> 
 /// `kvm_mmu_get_tdp_level`: five levels where the processor walks them and the guest's CPUID has more
 /// than 48 address bits.
 fn tdx_levels(kvm: &Kvm, vcpu: &Vcpu) -> u8 {
+    if kvm.discipline.seal.levels_of_the_td {
+        return kvm.tdx.ept_levels();
+    }
     let wide = vcpu.state.with(|state| state.maxguestphyaddr()) > 48;
     if kvm.host.module().platform().ept_5_level && wide {
         5

@@ -8,10 +8,8 @@ use seamlock_kvm::{File, Result};
 use seamlock_tdx_abi::kvm::*;
 use zerocopy::{FromZeros, IntoBytes};
 
-use crate::stress::client::{SOURCES, opened};
+use crate::stress::client::{SOURCES, gpa_bits, opened};
 use crate::stress::finding::{Blame, Finding};
-use crate::stress::replay::Page;
-use crate::stress::watch::take_added;
 use crate::stress::worker::Worker;
 use crate::stress::world::{GUEST_PAGES, Open, Vm, WINDOW_PAGES, gpa_of};
 
@@ -31,8 +29,7 @@ fn init_data(rng: &mut fastrand::Rng) -> Vec<u8> {
     init.cpuid.nent = 1;
     let entry = KvmCpuidEntry2 {
         function: 0x8000_0008,
-        // The vCPUs' CPUID has no width, which KVM takes for four levels: another one would bug the VM.
-        eax: 48 << 16,
+        eax: [48, 48, 48, 52][rng.usize(..4)] << 16,
         ..KvmCpuidEntry2::default()
     };
     if rng.u32(..16) == 0 {
@@ -45,11 +42,8 @@ fn init_data(rng: &mut fastrand::Rng) -> Vec<u8> {
 
 pub(super) fn init_vm(worker: &mut Worker, vm: &Arc<Vm>) -> Done {
     let data = init_data(&mut worker.rng);
-    let result = worker.timed(|client| client.init_vm(&vm.open.file, &data));
-    if result.is_ok() {
-        vm.journal.with(|journal| journal.init = data);
-    }
-    Some(result)
+    let arg = worker.client.init_vm(&data);
+    Some(worker.encrypt_op(vm, &vm.open.file, arg))
 }
 
 pub(super) fn capabilities(worker: &mut Worker, vm: &Arc<Vm>) -> Done {
@@ -93,7 +87,12 @@ fn vcpu(worker: &mut Worker, vm: &Vm) -> Option<Arc<File>> {
 pub(super) fn set_cpuid(worker: &mut Worker, vm: &Arc<Vm>) -> Done {
     let file = vcpu(worker, vm)?;
     let x2apic = worker.rng.u32(..16) != 0;
-    Some(worker.timed(|client| client.set_cpuid(&file, x2apic)))
+    let bits = match worker.rng.u32(..64) {
+        // Another one bugs the VM (F7).
+        0 => 100 - gpa_bits(&vm.kvm),
+        _ => gpa_bits(&vm.kvm),
+    };
+    Some(worker.timed(|client| client.set_cpuid(&file, x2apic, bits)))
 }
 
 pub(super) fn init_vcpu(worker: &mut Worker, vm: &Arc<Vm>) -> Done {
@@ -143,34 +142,8 @@ pub(super) fn load(worker: &mut Worker, vm: &Arc<Vm>) -> Done {
     let pages = worker.rng.u64(1..=REGION_PAGES.min(room));
     let source = worker.rng.u64(..SOURCES - REGION_PAGES);
     let measured = worker.rng.u32(..4) != 0;
-    take_added();
-    let mut left = pages;
-    let result = worker.timed(|client| {
-        let (result, rest) = client.load(&file, gpa_of(first), source, pages, measured);
-        left = rest;
-        result
-    });
-    let added = take_added();
-    let done = pages - left.min(pages);
-    if result.is_ok() && added.len() as u64 != done {
-        let what = format!(
-            "INIT_MEM_REGION gave {done} pages, TDH.MEM.PAGE.ADD {}",
-            added.len()
-        );
-        let number = vm.kvm.number;
-        let finding = worker.world.watch.finding("pages added", number, what);
-        worker.world.watch.findings.add(finding);
-    }
-    vm.journal.with(|journal| {
-        let pages = added.into_iter().zip(0..done).map(|(stamp, i)| Page {
-            stamp,
-            page: first + i,
-            source: source + i,
-            measured,
-        });
-        journal.pages.extend(pages);
-    });
-    Some(result)
+    let arg = worker.client.load(gpa_of(first), source, pages, measured);
+    Some(worker.encrypt_op(vm, &file, arg))
 }
 
 pub(super) fn finalize(worker: &mut Worker, vm: &Arc<Vm>) -> Done {

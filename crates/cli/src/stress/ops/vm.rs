@@ -64,7 +64,10 @@ pub(super) fn any(worker: &mut Worker, vm: &Arc<Vm>) -> Done {
         Handler::Vcpu(_) | Handler::LoadedVcpu(_) => worker.any_of(&vm.vcpus)?.file,
     };
     let arg = argument(worker);
-    let result = worker.timed(|client| client.ioctl(&file, entry.request, arg));
+    let result = match entry.request {
+        KVM_MEMORY_ENCRYPT_OP => worker.encrypt_op(vm, &file, arg),
+        request => worker.timed(|client| client.ioctl(&file, request, arg)),
+    };
     if let Ok(fd) = &result {
         match entry.request {
             KVM_CREATE_VCPU => build::adopt(worker, vm, *fd),
