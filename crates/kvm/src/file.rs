@@ -1,10 +1,11 @@
-//! Files that KVM hands out: `/dev/kvm`, a VM, a vCPU, a guest_memfd.
+//! Files that KVM hands out: `/dev/kvm`, a VM, a vCPU, a guest_memfd, the statistics of a VM or vCPU.
 //!
 //! # Locking
 //! `f_count` is a cell without a lock, as in the kernel: whoever brings it to zero releases the file,
 //! on its own thread and CPU.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
 use seamlock_sync::{Action, Name, Shared, announce};
 use seamlock_tdx_abi::kvm::Errno;
@@ -13,6 +14,7 @@ use crate::error::{Result, fail};
 use crate::gmem::Gmem;
 use crate::host::Host;
 use crate::locks::cells;
+use crate::stats::Stats;
 use crate::task::Task;
 use crate::vcpu::VcpuRef;
 use crate::vm::Kvm;
@@ -28,6 +30,33 @@ pub enum Kind {
     Vcpu(VcpuRef),
     /// A guest_memfd.
     Gmem(Arc<Gmem>),
+    /// What KVM_GET_STATS_FD gives.
+    Stats(Statistics),
+}
+
+/// Whose statistics a file shows.
+#[derive(Clone, Debug)]
+pub enum Statistics {
+    /// A VM's.
+    Vm(Arc<Kvm>),
+    /// A vCPU's.
+    Vcpu(VcpuRef),
+}
+
+impl Statistics {
+    fn kvm(&self) -> &Arc<Kvm> {
+        match self {
+            Statistics::Vm(kvm) => kvm,
+            Statistics::Vcpu(vcpu) => vcpu.kvm(),
+        }
+    }
+
+    fn stats(&self) -> &Stats {
+        match self {
+            Statistics::Vm(kvm) => &kvm.stats,
+            Statistics::Vcpu(vcpu) => vcpu.stats(),
+        }
+    }
 }
 
 /// An open file.
@@ -35,6 +64,8 @@ pub enum Kind {
 pub struct File {
     kind: Kind,
     f_count: Shared<u64>,
+    /// Where `read(2)` goes on; two that race may read the same, as with `pread(2)`.
+    f_pos: AtomicU64,
 }
 
 impl File {
@@ -50,10 +81,12 @@ impl File {
             Kind::Vm(kvm) => (kvm.number, 1),
             Kind::Vcpu(vcpu) => (vcpu.kvm().number, 0x1000 + u64::from(vcpu.id())),
             Kind::Gmem(gmem) => (gmem.kvm().number, 0x10_0000 + gmem.number()),
+            Kind::Stats(of) => (of.kvm().number, 2),
         };
         Arc::new(File {
             kind,
             f_count: Shared::new(cells::F_COUNT.of(vm, part), 1),
+            f_pos: AtomicU64::new(0),
         })
     }
 
@@ -69,6 +102,7 @@ impl File {
             Kind::Vm(kvm) => &kvm.host,
             Kind::Vcpu(vcpu) => &vcpu.kvm().host,
             Kind::Gmem(gmem) => &gmem.kvm().host,
+            Kind::Stats(of) => &of.kvm().host,
         }
     }
 
@@ -115,7 +149,42 @@ impl File {
             Kind::Vm(kvm) => kvm.put(task),
             Kind::Vcpu(vcpu) => vcpu.kvm().put(task),
             Kind::Gmem(gmem) => gmem.release(task),
+            Kind::Stats(of) => of.kvm().put(task),
         }
+    }
+
+    /// `read(2)` of `len` bytes to `addr`, or with an offset `pread(2)`. Only statistics can be read.
+    ///
+    /// # Errors
+    /// EINVAL for another file or a negative offset, EFAULT.
+    pub fn read(&self, task: &Task, addr: u64, len: usize, at: Option<u64>) -> Result<i64> {
+        const SITE: &str = "fs/read_write.c vfs_read";
+        let Kind::Stats(of) = &self.kind else {
+            return fail(Errno::EINVAL, SITE, "the file can't be read");
+        };
+        let offset = at.unwrap_or_else(|| self.f_pos.load(SeqCst));
+        if i64::try_from(offset).is_err() {
+            return fail(
+                Errno::EINVAL,
+                "fs/read_write.c ksys_pread64",
+                "the offset is negative",
+            );
+        }
+        let bytes = of.stats().read(offset, len);
+        task.put(
+            addr,
+            &bytes[..],
+            "virt/kvm/binary_stats.c:50 kvm_stats_read",
+        )?;
+        if at.is_none() {
+            self.f_pos.store(offset + bytes.len() as u64, SeqCst);
+        }
+        Ok(bytes.len() as i64)
+    }
+
+    /// `lseek(2)` of statistics, which moves nothing (`noop_llseek`): where `read(2)` goes on.
+    pub fn position(&self) -> u64 {
+        self.f_pos.load(SeqCst)
     }
 }
 

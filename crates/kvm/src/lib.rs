@@ -26,6 +26,7 @@ pub mod mmu;
 pub mod observer;
 pub mod process;
 pub mod sev;
+pub mod stats;
 pub mod task;
 pub mod tdx;
 pub mod vcpu;

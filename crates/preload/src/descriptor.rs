@@ -4,7 +4,7 @@ use std::ffi::{CStr, c_int};
 use std::mem::MaybeUninit;
 
 use seamlock_kvm::File;
-use seamlock_kvm::file::Kind;
+use seamlock_kvm::file::{Kind, Statistics};
 use seamlock_tdx_abi::kvm::{Errno, GUEST_MEMFD_FLAG_INIT_SHARED};
 
 use crate::errno;
@@ -21,6 +21,8 @@ pub fn make(file: &File, run: Option<&RunMapping>) -> Result<c_int, Errno> {
     match file.kind() {
         Kind::System(_) => memfd(c"kvm"),
         Kind::Vm(_) => memfd(c"kvm-vm"),
+        Kind::Stats(Statistics::Vm(_)) => memfd(c"kvm-vm-stats"),
+        Kind::Stats(Statistics::Vcpu(_)) => memfd(c"kvm-vcpu-stats"),
         Kind::Vcpu(_) => match run {
             Some(run) => run.take_descriptor().ok_or(Errno::ENOMEM),
             None => memfd(c"kvm-vcpu"),

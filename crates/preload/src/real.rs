@@ -89,8 +89,12 @@ real! {
     write(fd: c_int, from: *const c_void, len: size_t) -> ssize_t = c"write";
     pread(fd: c_int, to: *mut c_void, len: size_t, offset: off_t) -> ssize_t = c"pread";
     pwrite(fd: c_int, from: *const c_void, len: size_t, offset: off_t) -> ssize_t = c"pwrite";
+    read_chk(fd: c_int, to: *mut c_void, len: size_t, room: size_t) -> ssize_t = c"__read_chk";
+    pread_chk(fd: c_int, to: *mut c_void, len: size_t, offset: off_t, room: size_t) -> ssize_t
+        = c"__pread_chk";
     readv(fd: c_int, parts: *const iovec, count: c_int) -> ssize_t = c"readv";
     writev(fd: c_int, parts: *const iovec, count: c_int) -> ssize_t = c"writev";
+    lseek(fd: c_int, offset: off_t, whence: c_int) -> off_t = c"lseek";
     munmap(addr: *mut c_void, len: size_t) -> c_int = c"munmap";
     fallocate(fd: c_int, mode: c_int, offset: off_t, len: off_t) -> c_int = c"fallocate";
     access(path: Path, mode: c_int) -> c_int = c"access";

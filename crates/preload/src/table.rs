@@ -28,6 +28,8 @@ pub enum Sort {
     Vcpu,
     /// A guest_memfd.
     Gmem,
+    /// The statistics of a VM or a vCPU.
+    Stats,
 }
 
 impl Sort {
@@ -38,13 +40,13 @@ impl Sort {
             Kind::Vm(_) => Sort::Vm,
             Kind::Vcpu(_) => Sort::Vcpu,
             Kind::Gmem(_) => Sort::Gmem,
+            Kind::Stats(_) => Sort::Stats,
         }
     }
 
     fn from_byte(byte: u8) -> Option<Sort> {
-        [Sort::System, Sort::Vm, Sort::Vcpu, Sort::Gmem]
-            .into_iter()
-            .find(|s| *s as u8 == byte)
+        let sorts = [Sort::System, Sort::Vm, Sort::Vcpu, Sort::Gmem, Sort::Stats];
+        sorts.into_iter().find(|s| *s as u8 == byte)
     }
 }
 

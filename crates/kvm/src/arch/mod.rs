@@ -40,6 +40,7 @@ pub use powerpc::{POWERPC, Powerpc};
 pub use riscv::{RISCV, Riscv};
 pub use s390::{KVM_S390_INTERRUPT, KVM_S390_IRQ, S390, S390x};
 pub use state::{VcpuArch, VmArch};
+pub(crate) use x86::interrupt;
 pub use x86::{AMD, INTEL, Vendor, X86};
 
 /// Whether an ioctl was taken (`-ENOIOCTLCMD` when not).
@@ -65,13 +66,6 @@ pub trait Arch: Sync + fmt::Debug {
         request: u32,
         arg: u64,
     ) -> Handled;
-
-    /// `kvm_arch_vcpu_ioctl`: a vCPU ioctl under `vcpu->mutex` with the vCPU loaded, of those that no
-    /// table has.
-    fn kvm_arch_vcpu_ioctl(&self, task: &Task, vcpu: &VcpuRef, request: u32, arg: u64) -> Handled {
-        let _ = (task, vcpu, request, arg);
-        Handled::No
-    }
 
     /// `kvm_arch_vcpu_ioctl_run`, under `vcpu->mutex`. Without TDX: a guest that takes interrupts.
     fn kvm_arch_vcpu_ioctl_run(&self, task: &Task, vcpu: &VcpuRef) -> Result<i64> {

@@ -19,7 +19,7 @@ const IOEVENTFD_FLAGS: u32 =
     KVM_IOEVENTFD_FLAG_DATAMATCH | KVM_IOEVENTFD_FLAG_PIO | KVM_IOEVENTFD_FLAG_DEASSIGN | 1 << 3;
 
 /// `eventfd_ctx_fdget`.
-fn eventfd(task: &Task, fd: u32) -> Result<Arc<dyn EventFd>> {
+pub(super) fn eventfd(task: &Task, fd: u32) -> Result<Arc<dyn EventFd>> {
     task.files().eventfd(fd as i32).map_err(|errno| {
         let reason = match errno {
             Errno::EBADF => "the descriptor is not open",

@@ -8,9 +8,12 @@ mod caps;
 mod cpuid;
 mod dirty_log;
 mod eventfd;
+mod hyperv;
 mod irqchip;
 mod msrs;
+mod nested;
 mod regs;
+mod stats;
 mod supported_cpuid;
 mod system;
 mod table;
@@ -31,9 +34,10 @@ use crate::tdx;
 use crate::vcpu::VcpuRef;
 use crate::vm::Kvm;
 
-pub use caps::X86 as X86_CAPS;
+pub use caps::{OFF as OFF_CAPS, X86 as X86_CAPS};
+pub(crate) use nested::NestedVmx;
 pub(crate) use system::{supported_xcr0, supported_xss};
-pub use table::{Entry, Handler, TABLE};
+pub use table::{ABSENT, Entry, Handler, TABLE};
 
 /// `ioctl(2)` on a descriptor.
 ///
@@ -63,10 +67,10 @@ pub fn ioctl(task: &Task, file: &Arc<File>, request: u32, arg: u64) -> Result<i6
         Kind::System(host) => system_ioctl(task, host, request, arg),
         Kind::Vm(kvm) => vm_ioctl(task, kvm, request, arg),
         Kind::Vcpu(vcpu) => vcpu_ioctl(task, vcpu, request, arg),
-        Kind::Gmem(_) => fail(
+        Kind::Gmem(_) | Kind::Stats(_) => fail(
             Errno::ENOTTY,
             "fs/ioctl.c vfs_ioctl",
-            "guest_memfd has no ioctls",
+            "the file has no ioctls",
         ),
     };
     task.run_work();
@@ -160,9 +164,6 @@ fn vcpu_ioctl(task: &Task, vcpu: &VcpuRef, request: u32, arg: u64) -> Result<i64
         }
         None => {
             let _loaded = vcpu.load(task);
-            if let Handled::Yes(result) = arch.kvm_arch_vcpu_ioctl(task, vcpu, request, arg) {
-                return result;
-            }
             const SITE: &str = "arch/x86/kvm/x86.c:3890 kvm_arch_vcpu_ioctl";
             fail(Errno::EINVAL, SITE, "no such ioctl of a vCPU")
         }

@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use seamlock_tdx_abi::kvm::*;
 
-use super::{cpuid, dirty_log, eventfd, irqchip, msrs, regs, system, vcpu, vm};
+use super::{
+    cpuid, dirty_log, eventfd, hyperv, irqchip, msrs, nested, regs, stats, system, vcpu, vm,
+};
+use crate::arch::interrupt;
 use crate::error::Result;
 use crate::file::Kind;
 use crate::host::Host;
@@ -52,7 +55,6 @@ const REFUSALS: &[&str] = &[
     "regs::set_protected",
     "regs::set_lapic",
     "vcpu::kvmclock_ctrl",
-    "vcpu::enable_cap",
     "vm::memory_encrypt_region",
     "vm::create_device",
 ];
@@ -105,6 +107,7 @@ pub static TABLE: &[Entry] = rows! {
     System KVM_GET_MSR_FEATURE_INDEX_LIST => system::get_msr_feature_index_list;
     System KVM_GET_MSRS => system::get_msrs;
     System KVM_X86_GET_MCE_CAP_SUPPORTED => system::get_mce_cap_supported;
+    System KVM_GET_SUPPORTED_HV_CPUID => hyperv::get_cpuid;
     System KVM_GET_DEVICE_ATTR => system::get_device_attr;
     System KVM_HAS_DEVICE_ATTR => system::has_device_attr;
     Vm KVM_CHECK_EXTENSION => vm::check_extension;
@@ -149,8 +152,11 @@ pub static TABLE: &[Entry] = rows! {
     Vm KVM_IRQFD => eventfd::irqfd;
     Vm KVM_IOEVENTFD => eventfd::ioeventfd;
     Vm KVM_CREATE_DEVICE => vm::create_device;
+    Vm KVM_HYPERV_EVENTFD => hyperv::hv_eventfd;
+    Vm KVM_GET_STATS_FD => stats::of_vm;
     Vcpu KVM_RUN => vcpu::run;
     Vcpu KVM_SET_SIGNAL_MASK => vcpu::set_signal_mask;
+    Vcpu KVM_GET_STATS_FD => stats::of_vcpu;
     Vcpu KVM_GET_MP_STATE => vcpu::get_mp_state;
     Vcpu KVM_SET_MP_STATE => vcpu::set_mp_state;
     Vcpu KVM_PRE_FAULT_MEMORY => vcpu::pre_fault_memory;
@@ -186,6 +192,7 @@ pub static TABLE: &[Entry] = rows! {
     LoadedVcpu KVM_SET_DEBUGREGS => regs::set_protected::<KvmDebugregs>;
     LoadedVcpu KVM_GET_LAPIC => regs::protected;
     LoadedVcpu KVM_SET_LAPIC => regs::set_lapic;
+    LoadedVcpu KVM_INTERRUPT => interrupt::interrupt;
     LoadedVcpu KVM_NMI => regs::nmi;
     LoadedVcpu KVM_SMI => regs::smi;
     LoadedVcpu KVM_X86_SET_MCE => regs::set_mce;
@@ -194,10 +201,23 @@ pub static TABLE: &[Entry] = rows! {
     LoadedVcpu KVM_GET_ONE_REG => msrs::get_one_reg;
     LoadedVcpu KVM_SET_ONE_REG => msrs::set_one_reg;
     LoadedVcpu KVM_GET_REG_LIST => msrs::get_reg_list;
+    LoadedVcpu KVM_GET_SUPPORTED_HV_CPUID => hyperv::get_vcpu_cpuid;
+    LoadedVcpu KVM_GET_NESTED_STATE => nested::get_nested_state;
+    LoadedVcpu KVM_SET_NESTED_STATE => nested::set_nested_state;
     LoadedVcpu KVM_HAS_DEVICE_ATTR => regs::has_device_attr;
     LoadedVcpu KVM_GET_DEVICE_ATTR => regs::get_device_attr;
     LoadedVcpu KVM_SET_DEVICE_ATTR => regs::set_device_attr;
 };
+
+/// Requests that the kernel's header defines and v7.3.4 on x86 does not answer on this kind of file, as
+/// one that it does not know.
+pub static ABSENT: &[(u32, Scope)] = &[
+    (KVM_GET_NR_MMU_PAGES, Scope::VM),
+    (KVM_SET_DEVICE_ATTR, Scope::SYSTEM),
+    (KVM_SET_DEVICE_ATTR, Scope::VM),
+    (KVM_GET_DEVICE_ATTR, Scope::VM),
+    (KVM_HAS_DEVICE_ATTR, Scope::VM),
+];
 
 /// The row of a request on a kind of file.
 pub(super) fn find(kind: &Kind, request: u32) -> Option<&'static Entry> {

@@ -2,12 +2,15 @@
 
 use seamlock_tdx_abi::Gpa;
 use seamlock_tdx_abi::kvm::{
-    Errno, KVM_CAP_ENFORCE_PV_FEATURE_CPUID, KVM_MP_STATE_AP_RESET_HOLD, KVM_MP_STATE_HALTED,
+    Errno, KVM_CAP_ENFORCE_PV_FEATURE_CPUID, KVM_CAP_HYPERV_DIRECT_TLBFLUSH,
+    KVM_CAP_HYPERV_ENFORCE_CPUID, KVM_CAP_HYPERV_ENLIGHTENED_VMCS, KVM_CAP_HYPERV_SYNIC,
+    KVM_CAP_HYPERV_SYNIC2, KVM_MP_STATE_AP_RESET_HOLD, KVM_MP_STATE_HALTED,
     KVM_MP_STATE_INIT_RECEIVED, KVM_MP_STATE_SIPI_RECEIVED, KVM_MP_STATE_UNINITIALIZED,
     KVM_X86_TDX_VM, KvmEnableCap, KvmMpState, KvmPreFaultMemory, KvmSignalMask, KvmTprAccessCtl,
     KvmVapicAddr,
 };
 
+use super::hyperv::EVMCS_VERSIONS;
 use super::system::SUPPORTED_MCE_CAP;
 use super::vm::MAX_GUEST_TSC_KHZ;
 use crate::error::{Result, fail};
@@ -170,16 +173,36 @@ pub(super) fn set_vapic_addr(task: &Task, vcpu: &VcpuRef, arg: u64) -> Result<i6
     Ok(0)
 }
 
-/// Only the promise to use no paravirtual feature that CPUID lacks; Hyper-V's are not there.
-pub(super) fn enable_cap(task: &Task, _vcpu: &VcpuRef, arg: u64) -> Result<i64> {
+/// Of Hyper-V's, only the enlightened VMCS shows again: no guest uses the others.
+pub(super) fn enable_cap(task: &Task, vcpu: &VcpuRef, arg: u64) -> Result<i64> {
     const SITE: &str = "arch/x86/kvm/x86.c:3372 kvm_vcpu_ioctl_enable_cap";
     let cap: KvmEnableCap = task.get(arg, SITE)?;
-    if cap.flags == 0 && cap.cap == KVM_CAP_ENFORCE_PV_FEATURE_CPUID {
-        return Ok(0);
+    if cap.flags != 0 {
+        return fail(Errno::EINVAL, SITE, "flags are not zero");
     }
-    fail(
-        Errno::EINVAL,
-        SITE,
-        "the capability can't be enabled on a vCPU",
-    )
+    match cap.cap {
+        KVM_CAP_ENFORCE_PV_FEATURE_CPUID | KVM_CAP_HYPERV_ENFORCE_CPUID => Ok(0),
+        KVM_CAP_HYPERV_SYNIC2 if cap.args[0] != 0 => {
+            fail(Errno::EINVAL, SITE, "the argument is not zero")
+        }
+        KVM_CAP_HYPERV_SYNIC | KVM_CAP_HYPERV_SYNIC2 => {
+            if vcpu.kvm().arch.with(|arch| arch.irqchip) == Irqchip::None {
+                return fail(Errno::EINVAL, SITE, "there is no local APIC in the kernel");
+            }
+            Ok(0)
+        }
+        KVM_CAP_HYPERV_ENLIGHTENED_VMCS => {
+            vcpu.state.with(|state| state.nested.evmcs_enabled = true);
+            task.put(cap.args[0], &EVMCS_VERSIONS, SITE)?;
+            Ok(0)
+        }
+        KVM_CAP_HYPERV_DIRECT_TLBFLUSH => {
+            fail(Errno::ENOTTY, SITE, "KVM does not run on Hyper-V itself")
+        }
+        _ => fail(
+            Errno::EINVAL,
+            SITE,
+            "the capability can't be enabled on a vCPU",
+        ),
+    }
 }

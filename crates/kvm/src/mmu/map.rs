@@ -5,6 +5,7 @@ use seamlock_tdx_abi::Hpa;
 
 use super::mirror::{Child, FROZEN, Spte, Table};
 use crate::host::Owner;
+use crate::stats;
 use crate::task::Task;
 use crate::tdx::sept::{self, External};
 use crate::vcpu::Vcpu;
@@ -108,6 +109,7 @@ fn map_leaf(
     match sept::tdx_sept_map_leaf_spte(task, kvm, leaf, mmu) {
         External::Done => {
             entry.store(Spte::present(leaf.page));
+            kvm.stats.add(stats::PAGES_4K, 1);
             Mapped::Fixed
         }
         External::Failed(busy) => {

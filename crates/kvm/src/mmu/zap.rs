@@ -3,6 +3,7 @@
 use seamlock_sync::WriteGuard;
 
 use super::mirror::Spte;
+use crate::stats;
 use crate::task::Task;
 use crate::tdx::sept;
 use crate::vm::Kvm;
@@ -19,6 +20,7 @@ impl Kvm {
             };
             // The entry goes first; a secure EPT that does not follow bugs the VM.
             entry.store(0);
+            self.stats.add(stats::PAGES_4K, -1);
             sept::tdx_sept_remove_leaf_spte(task, self, gfn, page, mmu);
         });
     }

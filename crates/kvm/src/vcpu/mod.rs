@@ -24,7 +24,9 @@ use seamlock_tdx_abi::kvm::{KvmCpuidEntry2, KvmVcpuEvents};
 use seamlock_tdx_abi::regs::Regs;
 
 use crate::arch::VcpuArch;
+use crate::ioctl::NestedVmx;
 use crate::locks::{self, cells};
+use crate::stats::{self, Stats};
 use crate::task::{RunPage, Task};
 use crate::vm::Kvm;
 
@@ -121,6 +123,8 @@ pub(crate) struct State {
     pub(crate) vp_enter: Regs,
     /// MSRs that KVM emulates, where the guest wrote them.
     pub(crate) msrs: BTreeMap<u32, u64>,
+    /// `vmx->nested`.
+    pub(crate) nested: NestedVmx,
 }
 
 impl State {
@@ -161,6 +165,7 @@ pub struct Vcpu {
     wait: WaitQueue,
     pub(crate) state: Private<State>,
     pub(crate) arch: VcpuArch,
+    stats: Stats,
     run: Arc<dyn RunPage>,
 }
 
@@ -182,6 +187,7 @@ impl Vcpu {
             wait: WaitQueue::new(cells::VCPU_WAIT.of(vm, n)),
             state: Private::default(),
             arch: VcpuArch::new(vm, n),
+            stats: Stats::vcpu(kvm.mm, id),
             run,
         }
     }
@@ -245,6 +251,11 @@ impl Vcpu {
         self.mutex.is_locked()
     }
 
+    /// What KVM_GET_STATS_FD shows.
+    pub fn stats(&self) -> &Stats {
+        &self.stats
+    }
+
     /// `kvm_vcpu_kick`: wakes the vCPU if it sleeps, to look at its interrupts, or its thread's signals
     /// sooner than it would by itself.
     pub fn kick(&self) {
@@ -254,8 +265,10 @@ impl Vcpu {
     /// `kvm_vcpu_block`: sleeps until `ready`, a signal or the VM's death.
     pub(crate) fn block(&self, task: &Task, ready: impl Fn() -> bool) {
         let woken = || ready() || self.is_vm_dead_requested();
+        self.stats.set(stats::BLOCKING, true);
         // The caller looks for the signal itself.
         let _ = self.wait.wait_until(woken, || task.signal_pending());
+        self.stats.set(stats::BLOCKING, false);
     }
 
     /// The TDVPR page, if the module knows the vCPU.

@@ -21,6 +21,7 @@ use crate::gmem;
 use crate::guest::Entered;
 use crate::locks::cells;
 use crate::mmu::{self, InTheWay, Leaf, Mapped};
+use crate::stats;
 use crate::task::Task;
 use crate::tdx::TdState;
 use crate::tdx::seamcall::{tdh_vp_enter, tdh_vp_wr};
@@ -105,6 +106,7 @@ pub(crate) fn wait_for_init(task: &Task, vcpu: &Vcpu, wants_to_run: bool) -> Res
     // An interrupted wait is told from a wake-up by the pending signal, as in the kernel.
     let _ = vcpu.wait.wait_until(woken, || task.signal_pending());
     if task.signal_pending() {
+        vcpu.stats.add(stats::SIGNAL_EXITS, 1);
         set_exit_reason(vcpu, KVM_EXIT_INTR);
         return fail(Errno::EINTR, SITE, "a signal is pending");
     }
@@ -148,6 +150,7 @@ fn vcpu_run(task: &Task, vcpu: &VcpuRef) -> Result<i64> {
             return fail(Errno::EIO, SITE, "the VM is dead");
         }
         if task.signal_pending() {
+            vcpu.stats.add(stats::SIGNAL_EXITS, 1);
             set_exit_reason(vcpu, KVM_EXIT_INTR);
             return fail(Errno::EINTR, SITE, "a signal is pending");
         }
@@ -163,7 +166,10 @@ fn vcpu_run(task: &Task, vcpu: &VcpuRef) -> Result<i64> {
         match exit? {
             Exit::Again => {}
             Exit::Blocked(by) => by.relax(),
-            Exit::Halted => vcpu.mp_state.store(KVM_MP_STATE_HALTED),
+            Exit::Halted => {
+                vcpu.stats.add(stats::HALT_EXITS, 1);
+                vcpu.mp_state.store(KVM_MP_STATE_HALTED);
+            }
             Exit::ToUser => return Ok(0),
         }
     }
@@ -175,7 +181,9 @@ fn kvm_vcpu_halt(task: &Task, vcpu: &Vcpu) {
     let runnable = || vcpu.mp_state() == KVM_MP_STATE_RUNNABLE || has_events();
     let woken = || runnable() || vcpu.is_vm_dead_requested();
     // The caller looks for the signal itself.
+    vcpu.stats.set(stats::BLOCKING, true);
     let _ = vcpu.wait.wait_until(woken, || task.signal_pending());
+    vcpu.stats.set(stats::BLOCKING, false);
     if runnable() {
         vcpu.mp_state.store(KVM_MP_STATE_RUNNABLE);
     }
@@ -188,6 +196,7 @@ fn inject_nmi(task: &Task, kvm: &Kvm, vcpu: &Vcpu, tdvpr: Hpa) {
         .state
         .with(|state| std::mem::take(&mut state.events.nmi_pending));
     if pending != 0 {
+        vcpu.stats.add(stats::NMI_INJECTIONS, 1);
         let on = kvm.on_this_cpu(task);
         let status = tdh_vp_wr(on, tdvpr, FieldId::VP_PEND_NMI, 1, 0xff);
         kvm.tdx_bug_on(status, seamlock_tdx_abi::Leaf::VP_WR, SITE, [0; 3]);
@@ -215,6 +224,7 @@ fn vcpu_enter_guest(task: &Task, kvm: &Kvm, vcpu: &Vcpu) -> Result<Exit> {
         state.vp_enter
     });
     let (_, after) = tdh_vp_enter(kvm.on_this_cpu(task), tdvpr, &mut regs);
+    vcpu.stats.add(stats::EXITS, 1);
     let mut halted = false;
     if after == After::Guest {
         let kicked = || vcpu.mode.load() != Mode::InGuest || task.signal_pending();

@@ -1,10 +1,11 @@
-//! Eventfds that a VM is wired to: irqfds, which inject interrupts, and ioeventfds, which a guest's write
-//! signals.
+//! Eventfds that a VM is wired to: irqfds, which inject interrupts, ioeventfds, which a guest's write
+//! signals, and those of Hyper-V's connections.
 //!
 //! # Locking
-//! The kernel has `irqfds.lock`, a spinlock that nothing is nested in, and `slots_lock` for ioeventfds,
-//! which the caller holds.
+//! The kernel has `irqfds.lock`, a spinlock, and `hv_lock`, a mutex, which nothing is nested in, and
+//! `slots_lock` for ioeventfds, which the caller holds.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -112,6 +113,7 @@ impl Ioeventfd {
 pub struct Eventfds {
     irqfds: Private<Vec<Irqfd>>,
     ioeventfds: Private<Vec<Ioeventfd>>,
+    hyperv: Private<BTreeMap<u32, Arc<dyn EventFd>>>,
 }
 
 impl Eventfds {
@@ -180,6 +182,33 @@ impl Eventfds {
                 }
                 None => fail(Errno::ENOENT, SITE, "there is no such ioeventfd"),
             })
+    }
+
+    /// The end of `kvm_hv_eventfd_assign`.
+    ///
+    /// # Errors
+    /// EEXIST.
+    pub(crate) fn assign_hyperv(&self, conn_id: u32, eventfd: Arc<dyn EventFd>) -> Result<()> {
+        const SITE: &str = "arch/x86/kvm/hyperv.c:2757 kvm_hv_eventfd_assign";
+        self.hyperv.with(|all| {
+            if all.contains_key(&conn_id) {
+                return fail(Errno::EEXIST, SITE, "the connection has an eventfd already");
+            }
+            all.insert(conn_id, eventfd);
+            Ok(())
+        })
+    }
+
+    /// `kvm_hv_eventfd_deassign`, before it waits for readers.
+    ///
+    /// # Errors
+    /// ENOENT.
+    pub(crate) fn deassign_hyperv(&self, conn_id: u32) -> Result<()> {
+        const SITE: &str = "arch/x86/kvm/hyperv.c:2772 kvm_hv_eventfd_deassign";
+        match self.hyperv.with(|all| all.remove(&conn_id)) {
+            Some(_) => Ok(()),
+            None => fail(Errno::ENOENT, SITE, "the connection has no eventfd"),
+        }
     }
 
     /// `kvm_io_bus_write` as far as ioeventfds: signals the one that the write fires. Whether there is

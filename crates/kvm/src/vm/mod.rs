@@ -40,6 +40,7 @@ use crate::host::{Host, Owner};
 use crate::locks::{self, cells};
 use crate::mmu::Mirror;
 use crate::sev::KvmSev;
+use crate::stats::Stats;
 use crate::task::Task;
 use crate::tdx::KvmTdx;
 use crate::tdx::seamcall::On;
@@ -141,6 +142,7 @@ pub struct Kvm {
     pub(crate) next_gmem: AtomicU64,
     pub(crate) bugs: Private<Vec<Bug>>,
     pub(crate) reclaimed: Reclaimed,
+    pub(crate) stats: Stats,
 }
 
 impl Kvm {
@@ -182,6 +184,7 @@ impl Kvm {
             next_gmem: AtomicU64::new(0),
             bugs: Private::default(),
             reclaimed: Reclaimed::default(),
+            stats: Stats::vm(mm),
         }
     }
 

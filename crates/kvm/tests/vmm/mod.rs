@@ -129,6 +129,12 @@ impl Vmm {
         self.ioctl_with(fd, KVM_ENABLE_CAP, &mut cap)
     }
 
+    /// Writes user memory that is mapped.
+    pub fn process_write(&self, at: u64, bytes: &[u8]) {
+        use seamlock_kvm::task::UserMemory;
+        self.process.write(at, bytes).expect("mapped and writable");
+    }
+
     pub fn close(&self, fd: i32) {
         close(&self.process.task(&self.control), fd).expect("the descriptor is open");
     }

@@ -42,7 +42,7 @@ fn unmapped(at: *mut c_void, len: size_t) {
 /// Why a file of ours can't be mapped so.
 fn refusal(sort: Sort, fd: c_int, flags: c_int) -> Option<c_int> {
     match sort {
-        Sort::System | Sort::Vm => Some(libc::ENODEV),
+        Sort::System | Sort::Vm | Sort::Stats => Some(libc::ENODEV),
         Sort::Vcpu => None,
         Sort::Gmem => match process().file(fd).map(|file| file.kind().clone()) {
             Some(Kind::Gmem(gmem)) if gmem.flags() != 0 => {

@@ -105,6 +105,25 @@ pub struct KvmIoeventfd {
     pub pad: [u8; 36],
 }
 
+/// Takes the eventfd away again.
+pub const KVM_HYPERV_EVENTFD_DEASSIGN: u32 = 1;
+
+/// `struct kvm_hyperv_eventfd`, 24 bytes.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(C)]
+pub struct KvmHypervEventfd {
+    /// Connection that a guest's HvSignalEvent names, below 2^24.
+    pub conn_id: u32,
+    /// Event fd.
+    pub fd: i32,
+    /// [`KVM_HYPERV_EVENTFD_DEASSIGN`] or zero.
+    pub flags: u32,
+    /// Not looked at.
+    pub padding: [u32; 3],
+}
+
 /// `struct kvm_msi`, 32 bytes.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
@@ -200,3 +219,4 @@ assert_layout!(KvmCoalescedMmioZone, size 16, addr @ 0, size @ 8, pio @ 12);
 assert_layout!(KvmCoalescedMmio, size 24, phys_addr @ 0, len @ 8, pio @ 12, data @ 16);
 assert_layout!(KvmCoalescedMmioRing, size 8, first @ 0, last @ 4);
 assert_layout!(KvmPitConfig, size 64, flags @ 0, pad @ 4);
+assert_layout!(KvmHypervEventfd, size 24, conn_id @ 0, fd @ 4, flags @ 8, padding @ 12);

@@ -175,26 +175,6 @@ pub struct KvmPmuEventFilter {
     pub pad: [u32; 4],
 }
 
-/// `struct kvm_stats_header`, 24 bytes.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
-)]
-#[repr(C)]
-pub struct KvmStatsHeader {
-    /// Zero.
-    pub flags: u32,
-    /// Bytes in a name.
-    pub name_size: u32,
-    /// Number of descriptors.
-    pub num_desc: u32,
-    /// Where the id string is.
-    pub id_offset: u32,
-    /// Where the descriptors are.
-    pub desc_offset: u32,
-    /// Where the data is.
-    pub data_offset: u32,
-}
-
 assert_layout!(KvmEnableCap, size 104, cap @ 0, flags @ 4, args @ 8, pad @ 40);
 assert_layout!(KvmCreateDevice, size 12, r#type @ 0, fd @ 4, flags @ 8);
 assert_layout!(KvmDeviceAttr, size 24, flags @ 0, group @ 4, attr @ 8, addr @ 16);
@@ -202,4 +182,3 @@ assert_layout!(KvmClockData, size 48, clock @ 0, flags @ 8, pad0 @ 12, realtime 
 assert_layout!(KvmMsrFilterRange, size 24, flags @ 0, nmsrs @ 4, base @ 8, padding @ 12, bitmap @ 16);
 assert_layout!(KvmMsrFilter, size 392, flags @ 0, padding @ 4, ranges @ 8);
 assert_layout!(KvmPmuEventFilter, size 32, action @ 0, nevents @ 4, fixed_counter_bitmap @ 8, flags @ 12, pad @ 16);
-assert_layout!(KvmStatsHeader, size 24, flags @ 0, name_size @ 4, num_desc @ 8, id_offset @ 12, desc_offset @ 16, data_offset @ 20);

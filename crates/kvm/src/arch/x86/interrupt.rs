@@ -12,7 +12,7 @@ use crate::vm::Irqchip;
 const KVM_NR_INTERRUPTS: u32 = 256;
 
 /// `kvm_vcpu_ioctl_interrupt`.
-pub(super) fn interrupt(task: &Task, vcpu: &VcpuRef, arg: u64) -> Result<i64> {
+pub(crate) fn interrupt(task: &Task, vcpu: &VcpuRef, arg: u64) -> Result<i64> {
     const SITE: &str = "arch/x86/kvm/x86.c:2770 kvm_vcpu_ioctl_interrupt";
     let irq: u32 = task.get(arg, SITE)?;
     if irq >= KVM_NR_INTERRUPTS {

@@ -2,13 +2,13 @@
 //! KVM_INTERRUPT is a locked one here: it waits until the vCPU's KVM_RUN has returned.
 
 mod avic;
-mod interrupt;
+pub(crate) mod interrupt;
 
 use std::sync::Arc;
 
 use seamlock_tdx_abi::kvm::{
-    KVM_INTERRUPT, KVM_MEMORY_ENCRYPT_OP, KVM_MP_STATE_UNINITIALIZED, KVM_X86_DEFAULT_VM,
-    KVM_X86_SEV_ES_VM, KVM_X86_SEV_VM, KVM_X86_SW_PROTECTED_VM, KVM_X86_TDX_VM,
+    KVM_MEMORY_ENCRYPT_OP, KVM_MP_STATE_UNINITIALIZED, KVM_X86_DEFAULT_VM, KVM_X86_SEV_ES_VM,
+    KVM_X86_SEV_VM, KVM_X86_SW_PROTECTED_VM, KVM_X86_TDX_VM,
 };
 
 use super::{Arch, Handled, stand_in};
@@ -63,13 +63,6 @@ impl Arch for X86 {
                 crate::ioctl::vt_vcpu_mem_enc_unlocked_ioctl(task, vcpu, arg)
             }
             // svm_x86_ops has no vcpu_mem_enc_unlocked_ioctl.
-            _ => Handled::No,
-        }
-    }
-
-    fn kvm_arch_vcpu_ioctl(&self, task: &Task, vcpu: &VcpuRef, request: u32, arg: u64) -> Handled {
-        match request {
-            KVM_INTERRUPT => Handled::Yes(interrupt::interrupt(task, vcpu, arg)),
             _ => Handled::No,
         }
     }

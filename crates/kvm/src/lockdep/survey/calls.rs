@@ -224,7 +224,10 @@ fn others(client: &mut Client, td: &Td) {
         client.move_to(cpu);
         // Of its own: what one call writes is not what the next reads.
         let zeros = client.zeros();
-        client.ioctl(&name, fd, entry.request, zeros);
+        let result = client.ioctl(&name, fd, entry.request, zeros);
+        if entry.request == KVM_GET_STATS_FD {
+            client.close(result as i32);
+        }
         if let Some(call) = client.calls.last_mut() {
             call.declared = declared;
             call.source = "kvm_main.c kvm_vcpu_ioctl";

@@ -127,6 +127,14 @@ impl Client {
         self.ioctl_with(name, fd, KVM_MEMORY_ENCRYPT_OP, &cmd)
     }
 
+    /// Closes a descriptor by the way; it is no call.
+    pub(super) fn close(&self, fd: i32) {
+        let memory = Memory(&self.process, &self.low);
+        let task = Task::new(&self.control, 1, &memory, &self.process);
+        // It was just opened.
+        let _ = crate::file::close(&task, fd);
+    }
+
     /// A page of zeros, as an argument for what is not looked at.
     pub(super) fn zeros(&self) -> u64 {
         self.process.map(2 * PAGE_SIZE)

@@ -12,6 +12,7 @@ use crate::discipline::InvalidSlot;
 use crate::error::{Result, fail};
 use crate::locks::cells;
 use crate::mmu::{InTheWay, Mapped};
+use crate::stats;
 use crate::vcpu::Vcpu;
 use crate::vcpu::run::{fault_in_user_page, simulate_fault};
 
@@ -66,7 +67,14 @@ impl Handling<'_> {
             if gives_up && slot.is_some_and(|slot| slot.invalid) {
                 return Ok(self.slot_is_going());
             }
-            match simulate_fault(self.task, self.kvm, self.vcpu, Gpa(gpa)) {
+            self.vcpu.stats().add(stats::PF_TAKEN, 1);
+            let result = simulate_fault(self.task, self.kvm, self.vcpu, Gpa(gpa));
+            match &result {
+                Ok(Mapped::Fixed) => self.vcpu.stats().add(stats::PF_FIXED, 1),
+                Ok(Mapped::Spurious) => self.vcpu.stats().add(stats::PF_SPURIOUS, 1),
+                _ => {}
+            }
+            match result {
                 Err(error) if error.is(Errno::EAGAIN) => return Ok(self.slot_is_going()),
                 Err(error) => return Err(self.with_memory_fault(gpa, error)),
                 Ok(Mapped::Fixed | Mapped::Spurious) => return Ok(Exit::Again),

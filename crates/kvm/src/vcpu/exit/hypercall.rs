@@ -30,6 +30,7 @@ impl Handling<'_> {
     /// `tdx_emulate_vmcall`: number in R10, arguments in R11 to R14. The paravirtual ones need a
     /// feature in the guest's CPUID that a TD's VMM does not give.
     pub(super) fn emulate_vmcall(&mut self) -> Exit {
+        self.vcpu.stats().add(crate::stats::HYPERCALLS, 1);
         let (nr, gpa, npages, attributes) =
             (self.regs.r10, self.regs.r11, self.regs.r12, self.regs.r13);
         match nr {

@@ -6,6 +6,7 @@ use seamlock_tdx_abi::kvm::{
 };
 
 use super::{Completion, Exit, Handling};
+use crate::stats;
 use crate::vm::eventfds::Bus;
 
 /// Where port data is, from the start of `struct kvm_run`.
@@ -23,6 +24,7 @@ pub(crate) struct Transfer {
 impl Handling<'_> {
     /// `tdx_emulate_io`: bytes in R12, direction in R13, port in R14, data in R15.
     pub(super) fn emulate_io(&mut self) -> Exit {
+        self.vcpu.stats().add(stats::IO_EXITS, 1);
         let (size, write, port) = (self.regs.r12, self.regs.r13, self.regs.r14 as u16);
         if !matches!(size, 1 | 2 | 4) || write > 1 {
             return self.return_code(TDVMCALL_STATUS_INVALID_OPERAND);

@@ -261,6 +261,7 @@ impl<'a> Handling<'a> {
 
     /// `__vt_handle_notify`.
     fn notify(&self) -> Exit {
+        self.vcpu.stats().add(crate::stats::NOTIFY_EXITS, 1);
         const CONTEXT_INVALID: u64 = 1;
         const USER: u64 = 1 << 1;
         let invalid = self.regs.rcx & CONTEXT_INVALID != 0;
