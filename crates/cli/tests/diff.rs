@@ -67,6 +67,31 @@ fn a_launch_is_the_same_as_itself_and_as_its_prediction() {
 }
 
 #[test]
+fn a_guest_that_extended_its_registers_otherwise_is_told_from_another() {
+    let launch = file("registers", &["launch", "--json"], None);
+    let text = std::fs::read(folder().join(launch)).expect("written");
+    let launch: Value = serde_json::from_slice(&text).expect("JSON");
+    let run = |name: &str, last: &str| {
+        let vm = serde_json::json!({
+            "parameters": launch["parameters"],
+            "regions": launch["regions"],
+            "mrtd": launch["mrtd"],
+            "rtmrs": ["00", "11", last],
+        });
+        let run = serde_json::json!({ "processes": [{ "vms": [vm] }] });
+        std::fs::write(folder().join(name), run.to_string()).expect("a file for tests");
+        name.to_owned()
+    };
+    let (a, b) = (run("registers-a.json", "22"), run("registers-b.json", "33"));
+    assert_eq!(diff(&a, &a, 0)["rtmrs"], serde_json::json!([]));
+    let report = diff(&a, &b, 1);
+    let expected = serde_json::json!([{ "index": 2, "a": "22", "b": "33" }]);
+    assert_eq!(report["rtmrs"], expected);
+    assert_eq!(report["mrtd"], "same");
+    assert!(crate::text(&a, &b).ends_with("otherwise\n  RTMR2\n    A 22\n    B 33\n"));
+}
+
+#[test]
 fn another_order_is_shown_by_the_calls() {
     let a = file("per-page", &["measure", "--json"], None);
     let b = file(

@@ -113,6 +113,33 @@ fn the_summary_the_json_and_the_trace_tell_of_the_same_run() {
 }
 
 #[test]
+fn a_panic_of_ours_is_an_errno_and_a_line_and_the_vmm_goes_on() {
+    let Some(client) = client("eventfds") else {
+        return;
+    };
+    let client = client.to_str().expect("UTF-8");
+    let output = run(&["--inject", "KVM_CREATE_VM=panic", "--", client]);
+    // The client's own check fails, and it says so.
+    assert_eq!(output.status.code(), Some(1));
+    let said = stderr(&output);
+    let bugs: Vec<&str> = said
+        .lines()
+        .filter(|line| line.contains("panicked"))
+        .collect();
+    assert_eq!(
+        bugs.len(),
+        2,
+        "one line as it happens, one in the summary: {said}"
+    );
+    assert!(
+        bugs[0].starts_with("seamlock: bug: ioctl panicked: the run was asked to"),
+        "{said}"
+    );
+    assert!(bugs[0].ends_with("; it returns EIO"), "{said}");
+    assert!(bugs[0].contains("inject.rs:"), "it says where: {said}");
+}
+
+#[test]
 fn injected_errors_reach_the_vmm_and_the_summary() {
     let Some(client) = client("eventfds") else {
         return;

@@ -128,6 +128,19 @@ impl File {
         }
     }
 
+    /// Gives a reference back that is not the last, which takes no task. False when it is the last: it was
+    /// not given back.
+    pub fn put_unless_last(&self) -> bool {
+        let mut held = self.f_count.load();
+        while held > 1 {
+            match self.f_count.compare_exchange(held, held - 1) {
+                Ok(_) => return true,
+                Err(now) => held = now,
+            }
+        }
+        false
+    }
+
     /// [`put`](File::put) by a system call that may hold locks: the last reference releases the file when
     /// the task returns to user space (`fput`, which leaves `__fput` to task work).
     pub(crate) fn fput(self: &Arc<File>, task: &Task) {

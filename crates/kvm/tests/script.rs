@@ -8,6 +8,7 @@ use seamlock_kvm::guest::script::{Script, parse};
 use seamlock_kvm::{Kvm, Options};
 use seamlock_sync::Private;
 use seamlock_tdx_abi::kvm::*;
+use sha2::{Digest, Sha384};
 use vmm::{Reply, Td, Vmm, boot_with};
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -246,6 +247,36 @@ fn touching_memory_of_the_other_kind_is_a_memory_fault_for_user_space() {
             .any(|s| s.starts_with("TDX_PAGE_ALREADY_ACCEPTED")),
         "{seen:?}"
     );
+}
+
+#[test]
+fn registers_are_extended_once_the_page_is_there_and_accepted() {
+    let digest = "5a".repeat(48);
+    let script = format!(
+        "accept 0x5000\nextend 2 0x5040 hello there\nextend 2 0x5040 {digest}\nextend 4 0x5040 x\nshutdown"
+    );
+    let td = Scripted::new(&script);
+    assert_eq!(td.vmm.attributes(td.td.vm, 0x5000, 0x1000, 8), Ok(0));
+    let _: [u8; 0] = td.exit(KVM_EXIT_SHUTDOWN);
+    let seen = td.seen();
+    assert_eq!(seen[..3], ["TDX_SUCCESS"; 3]);
+    assert_eq!(seen[3], "TDX_OPERAND_INVALID(RDX)");
+    let mut text = [0; 48];
+    text[..11].copy_from_slice(b"hello there");
+    let once = Sha384::digest([[0; 48], text].concat());
+    let twice = Sha384::digest([&once[..], &[0x5a; 48]].concat());
+    let tdr = td.kvm.tdx().tdr().expect("a TD");
+    let info = td.kvm.host.module().td_info(tdr).expect("a TD");
+    assert_eq!(info.rtmr[2][..], twice[..]);
+    assert_eq!([info.rtmr[0], info.rtmr[1], info.rtmr[3]], [[0; 48]; 3]);
+}
+
+#[test]
+fn a_store_to_a_page_that_is_not_accepted_is_no_extension() {
+    // SEPT_VE_DISABLE is set by default, so the violation exits and KVM gives the TD up.
+    let td = Scripted::new("touch 0x5000 read\nextend 0 0x5000 x");
+    assert_eq!(td.vmm.attributes(td.td.vm, 0x5000, 0x1000, 8), Ok(0));
+    assert_eq!(td.run(), Err(Errno::EIO));
 }
 
 #[test]

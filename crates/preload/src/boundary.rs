@@ -40,8 +40,9 @@ pub fn guarded(call: &'static str, body: impl FnOnce() -> Result<i64, c_int>) ->
         ));
         return i64::from(errno::fail(libc::EINTR));
     };
-    let result = catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|panic| {
-        crate::log::panicked(call, &panic);
+    crate::log::hear_panics();
+    let result = catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|_| {
+        crate::log::panicked(call);
         Err(libc::EIO)
     });
     match result {

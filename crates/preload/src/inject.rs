@@ -50,11 +50,11 @@ impl Injections {
                 calls[i]
             });
             if injection.hits(n) {
-                fails = Some(Error::new(
-                    *errno,
-                    "--inject",
-                    "the run was asked to make it fail",
-                ));
+                let Some(errno) = *errno else {
+                    panic!("the run was asked to make {name} panic");
+                };
+                let reason = "the run was asked to make it fail";
+                fails = Some(Error::new(errno, "--inject", reason));
             }
         }
         fails

@@ -4,9 +4,10 @@
 //! None. A line is one `write` to a file opened for appending, so that lines of several threads never
 //! mix, nothing stays open, and a killed VMM loses nothing.
 
-use std::any::Any;
+use std::cell::RefCell;
 use std::ffi::{CString, c_int, c_void};
 use std::path::Path;
+use std::sync::Once;
 
 use seamlock_wear::{Event, Record};
 
@@ -26,17 +27,34 @@ pub fn warn(text: &str) {
     });
 }
 
-/// Says that a call panicked. That is a bug of ours; the VMM sees EIO.
-pub fn panicked(call: &str, panic: &Box<dyn Any + Send>) {
-    let text = panic
-        .downcast_ref::<&str>()
-        .map(|text| (*text).to_owned())
-        .or_else(|| panic.downcast_ref::<String>().cloned())
-        .unwrap_or_default();
-    say(&format!("bug: {call} panicked: {text}; it returns EIO"));
-    record(&Event::Bug {
-        text: format!("{call} panicked: {text}"),
+thread_local! {
+    /// Where the thread panicked last, and why.
+    static PANIC: RefCell<String> = const { RefCell::new(String::new()) };
+}
+
+/// From now on a panic is kept for [`panicked`], and not printed in many lines to the VMM's stderr. The
+/// hook is that of our own copy of the Rust library: a VMM in Rust has another.
+pub fn hear_panics() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        std::panic::set_hook(Box::new(|info| {
+            let why = info.payload_as_str().unwrap_or_default();
+            let at = info
+                .location()
+                .map(|at| format!(" at {}:{}", at.file(), at.line()));
+            let text = format!("{why}{}", at.unwrap_or_default());
+            // A thread that ends has nowhere to keep it.
+            let _ = PANIC.try_with(|panic| panic.replace(text));
+        }));
     });
+}
+
+/// Says that a call panicked. That is a bug of ours; the VMM sees EIO.
+pub fn panicked(call: &str) {
+    let text = PANIC.try_with(RefCell::take).unwrap_or_default();
+    let text = format!("{call} panicked: {text}");
+    say(&format!("bug: {text}; it returns EIO"));
+    record(&Event::Bug { text });
 }
 
 /// Records an event, if this run keeps a record.

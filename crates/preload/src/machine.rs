@@ -9,9 +9,9 @@ use seamlock_kvm::file::Kind;
 use seamlock_kvm::guest::script::{self, Script};
 use seamlock_kvm::host::Inject;
 use seamlock_kvm::lockdep::Lockdep;
-use seamlock_kvm::task::{Files, RunPage, UserMemory};
+use seamlock_kvm::task::{Files, RunPage, Signals, UserMemory};
 use seamlock_kvm::vm::eventfds::EventFd;
-use seamlock_kvm::{Control, Error, File, Host, Options, Task, discipline};
+use seamlock_kvm::{Control, Error, File, Host, Options, Task, VcpuRef, discipline};
 use seamlock_tdx_abi::kvm::{
     Errno, KVM_CREATE_VCPU, KVM_CREATE_VM, KVM_MEMORY_ENCRYPT_OP, KVM_PRE_FAULT_MEMORY, KVM_RUN,
     KVM_SET_MEMORY_ATTRIBUTES, KVM_SET_USER_MEMORY_REGION, KVM_SET_USER_MEMORY_REGION2, ioctl_info,
@@ -28,7 +28,7 @@ use crate::native::Seen;
 use crate::process::process;
 use crate::run_page::RunMapping;
 use crate::signals::{Held, close};
-use crate::watch::{Command, Locks, Observing, Trace, Watch, exit_text};
+use crate::watch::{Command, Locks, Observing, TELL_EVERY, Trace, Watch, exit_text};
 
 /// A booted machine.
 #[derive(Debug)]
@@ -128,6 +128,7 @@ impl Machine {
     }
 
     /// KVM's answer to an ioctl.
+    #[allow(clippy::disallowed_methods)]
     fn call(
         &self,
         file: &Arc<File>,
@@ -150,7 +151,19 @@ impl Machine {
             Some(init) => Seen::by_init_vm(init, &self.host),
             None => Seen::default(),
         };
-        call_with(&self.host, &memory, held.as_ref(), |task| {
+        let sleeper = held.as_ref().zip(running).map(|(held, vcpu)| Sleeper {
+            held,
+            vcpu,
+            watch: &self.watch,
+            // The time decides when the record is written, and nothing else.
+            since: Instant::now(),
+            told: Cell::new(false),
+        });
+        let signals = match (&sleeper, &held) {
+            (Some(sleeper), _) => Some(sleeper as &dyn Signals),
+            (None, held) => held.as_ref().map(|held| held as &dyn Signals),
+        };
+        call_with(&self.host, &memory, signals, |task| {
             seamlock_kvm::ioctl(task, file, request, arg)
         })
     }
@@ -158,6 +171,26 @@ impl Machine {
     /// Records the counts so far.
     pub fn tell_counts(&self) {
         self.watch.tell_counts(&self.host);
+    }
+}
+
+/// The signals of a thread in KVM_RUN, which asks for them while it sleeps.
+struct Sleeper<'a> {
+    held: &'a Held,
+    vcpu: &'a VcpuRef,
+    watch: &'a Watch,
+    since: Instant,
+    told: Cell<bool>,
+}
+
+impl Signals for Sleeper<'_> {
+    fn pending(&self) -> bool {
+        // Who asks what a sleeping VMM has done is told of all of it.
+        if !self.told.get() && self.since.elapsed() >= TELL_EVERY {
+            self.told.set(true);
+            self.watch.tell(self.vcpu.kvm(), true);
+        }
+        self.held.pending()
     }
 }
 
@@ -277,6 +310,28 @@ fn cpu(host: &Host) -> u32 {
     .unwrap_or(0)
 }
 
+/// Calls `body` with the file of a descriptor, to which the call has a reference of its own: another
+/// thread may close the descriptor meanwhile.
+///
+/// # Errors
+/// `foreign` for a file that this process has no part in, because it belongs to another address space;
+/// EBADF when it was closed just now; `body`'s.
+pub fn with_file<R>(
+    fd: i32,
+    foreign: i32,
+    body: impl FnOnce(&Arc<File>) -> Result<R, i32>,
+) -> Result<R, i32> {
+    let file = process().file(fd).ok_or(foreign)?;
+    if !file.get() {
+        return Err(libc::EBADF);
+    }
+    let result = body(&file);
+    if !file.put_unless_last() {
+        call(file.host(), |task| file.put(task));
+    }
+    result
+}
+
 /// Calls KVM on behalf of the calling thread, whose signals are held back meanwhile.
 pub fn call<R>(host: &Host, body: impl FnOnce(&Task) -> R) -> R {
     let held = Held::back(None);
@@ -286,7 +341,7 @@ pub fn call<R>(host: &Host, body: impl FnOnce(&Task) -> R) -> R {
 fn call_with<R>(
     host: &Host,
     memory: &dyn UserMemory,
-    held: Option<&Held>,
+    held: Option<&dyn Signals>,
     body: impl FnOnce(&Task) -> R,
 ) -> R {
     let control = Control::on(cpu(host));

@@ -110,6 +110,28 @@ fn the_record_tells_what_was_built() {
 }
 
 #[test]
+fn a_machine_lives_until_the_last_call_into_it_returns() {
+    let Some((done, dir)) = wear("closing", "closing", "{}") else {
+        return;
+    };
+    let said = String::from_utf8_lossy(&done.stderr);
+    assert!(done.status.success(), "{}: {said}", done.status);
+    let records = seamlock_wear::read_records(&dir).expect("readable");
+    let summary = seamlock_wear::Summary::of(&records);
+    let process = &summary.processes[0];
+    assert_eq!(process.bugs, Vec::<String>::new());
+    assert_eq!(process.vms.len(), 5);
+    assert!(process.vms.iter().all(|vm| vm.ended && vm.left.is_empty()));
+    // The order of a record is that of what happened: each TD ended after its KVM_RUN.
+    let order = records[0].events.iter().filter_map(|event| match event {
+        seamlock_wear::Event::Refused(refusal) if refusal.call == "KVM_RUN" => Some("returned"),
+        seamlock_wear::Event::Ended { .. } => Some("ended"),
+        _ => None,
+    });
+    assert_eq!(order.collect::<Vec<_>>(), ["returned", "ended"].repeat(5));
+}
+
+#[test]
 fn every_exit_is_driven_by_a_line_of_a_script_and_completed() {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients/script.txt");
     let settings = format!(r#"{{"script": "{}"}}"#, script.display());

@@ -5,9 +5,11 @@
 //! TEE_TCB_INFO names no real module.
 
 use openssl::sha::{Sha256, sha384};
+use seamlock_tdx_abi::addr::Hpa;
 use seamlock_tdx_abi::report::{REPORT_TYPE_TDX, ReportMac, TdInfo, TdReport, TeeTcbInfo};
 use zerocopy::{FromZeros, IntoBytes};
 
+use crate::Module;
 use crate::measure::Digest;
 use crate::td::Td;
 
@@ -23,28 +25,42 @@ const TEE_TCB_VALID: u64 = 0x3_01ff;
 /// TEE_TCB_SVN: module minor version 6, major version 1. Nothing is claimed about patches.
 const TEE_TCB_SVN: [u8; 16] = [6, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
 
+fn td_info(td: &Td) -> TdInfo {
+    let (attributes, xfam) = (td.attributes.load(), td.xfam.load());
+    td.config.with(|config| TdInfo {
+        attributes,
+        xfam,
+        mrtd: config.mrtd.0,
+        mrconfigid: config.mrconfigid.0,
+        mrowner: config.mrowner.0,
+        mrownerconfig: config.mrownerconfig.0,
+        rtmr: config.rtmr.map(|rtmr| rtmr.0),
+        servtd_hash: config.servtd_hash.0,
+        ..TdInfo::new_zeroed()
+    })
+}
+
 /// TDINFO of a TD with its hash, which is kept until an RTMR changes. True when it was made now.
 /// The caller holds the RTMR lock.
 pub(crate) fn tee_info_hash(td: &Td) -> (TdInfo, Digest, bool) {
-    let (attributes, xfam) = (td.attributes.load(), td.xfam.load());
+    let info = td_info(td);
     td.config.with(|config| {
-        let info = TdInfo {
-            attributes,
-            xfam,
-            mrtd: config.mrtd.0,
-            mrconfigid: config.mrconfigid.0,
-            mrowner: config.mrowner.0,
-            mrownerconfig: config.mrownerconfig.0,
-            rtmr: config.rtmr.map(|rtmr| rtmr.0),
-            servtd_hash: config.servtd_hash.0,
-            ..TdInfo::new_zeroed()
-        };
         let fresh = config.tee_info_hash.is_none();
         let hash = *config
             .tee_info_hash
             .get_or_insert_with(|| Digest(sha384(info.as_bytes())));
         (info, hash, fresh)
     })
+}
+
+impl Module {
+    /// What TDG.MR.REPORT would tell of the TD now, MRTD and RTMRs among it; None when `tdr` is no TDR.
+    ///
+    /// For who watches: the host can't ask for it, so no lock word is taken, and a register that is
+    /// being extended is seen before or after.
+    pub fn td_info(&self, tdr: Hpa) -> Option<TdInfo> {
+        Some(td_info(self.td_at(tdr)?))
+    }
 }
 
 /// The report over a TDINFO and 64 bytes of the guest's.

@@ -90,7 +90,7 @@ impl Module {
         }
     }
 
-    fn td_at(&self, tdr: Hpa) -> Option<&Td> {
+    pub(crate) fn td_at(&self, tdr: Hpa) -> Option<&Td> {
         self.chain(tdr)?.page.td()
     }
 

@@ -55,6 +55,13 @@ pub enum Event {
         /// Its MRTD, in hexadecimal.
         mrtd: String,
     },
+    /// The run-time measurement registers of a TD, when it became final and after each change.
+    Rtmrs {
+        /// The VM.
+        vm: u64,
+        /// All four, in hexadecimal.
+        rtmrs: Vec<String>,
+    },
     /// The first KVM_RUN of a vCPU.
     Run {
         /// The VM.

@@ -15,7 +15,7 @@ mod settings;
 mod summary;
 
 pub use event::{Count, Event, Parameters, Refusal, Region};
-pub use inject::{Injection, Target};
+pub use inject::{Injection, Target, Which};
 pub use line::{Line, Span, write_perfetto};
 pub use pages::{Calls, Contents, Digests, Op, Run};
 pub use record::{Record, read_records, read_traces};

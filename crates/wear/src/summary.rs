@@ -58,6 +58,9 @@ pub struct Vm {
     pub regions: Vec<Region>,
     /// MRTD in hexadecimal, once the TD is final.
     pub mrtd: Option<String>,
+    /// The run-time measurement registers in hexadecimal, as its guest left them.
+    #[serde(default)]
+    pub rtmrs: Vec<String>,
     /// Microseconds from the first open of `/dev/kvm` to the first KVM_RUN.
     pub first_run_us: Option<u64>,
     /// The vCPUs that ran.
@@ -133,6 +136,7 @@ impl Process {
                 self.vm(*vm, |vm| vm.mrtd = Some(mrtd.clone()));
                 self.warn_of_lost_hobs(*vm);
             }
+            Event::Rtmrs { vm, rtmrs } => self.vm(*vm, |vm| vm.rtmrs.clone_from(rtmrs)),
             Event::Run {
                 vm,
                 vcpu,

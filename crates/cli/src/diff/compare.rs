@@ -20,6 +20,16 @@ pub(super) struct Comparison {
     pub(super) contents: u64,
     /// Whether both have an MRTD, and it is the same.
     pub(super) mrtd: Mrtds,
+    /// Run-time measurement registers that are not the same, where both launches tell of them.
+    pub(super) rtmrs: Vec<Rtmr>,
+}
+
+/// A run-time measurement register that is not the same.
+#[derive(Debug, Serialize)]
+pub(super) struct Rtmr {
+    pub(super) index: usize,
+    pub(super) a: String,
+    pub(super) b: String,
 }
 
 /// A parameter that is not the same.
@@ -116,12 +126,16 @@ impl Comparison {
                 (Some(_), Some(_)) => Mrtds::Different,
                 _ => Mrtds::Unknown,
             },
+            rtmrs: rtmrs(a, b),
         }
     }
 
     /// Whether the launches are the same.
     pub(super) fn is_same(&self) -> bool {
-        self.parameters.is_empty() && self.first.is_none() && self.mrtd != Mrtds::Different
+        self.parameters.is_empty()
+            && self.first.is_none()
+            && self.mrtd != Mrtds::Different
+            && self.rtmrs.is_empty()
     }
 
     /// The divergence that is to blame for another MRTD.
@@ -129,6 +143,14 @@ impl Comparison {
         self.measured
             .or(self.first.filter(|first| first.is_measured))
     }
+}
+
+fn rtmrs(a: &Launch, b: &Launch) -> Vec<Rtmr> {
+    let pairs = a.rtmrs.iter().cloned().zip(b.rtmrs.iter().cloned());
+    let all = pairs
+        .enumerate()
+        .map(|(index, (a, b))| Rtmr { index, a, b });
+    all.filter(|rtmr| rtmr.a != rtmr.b).collect()
 }
 
 fn parameters(a: &Launch, b: &Launch) -> Vec<Parameter> {

@@ -19,6 +19,8 @@ pub(super) struct Launch {
     pub(super) parts: Vec<Part>,
     /// The measurement, of a TD that was finalised.
     pub(super) mrtd: Option<String>,
+    /// The run-time measurement registers, of a TD that could run.
+    pub(super) rtmrs: Vec<String>,
 }
 
 /// A region, with its calls and digests.
@@ -80,6 +82,7 @@ impl Launch {
             parameters,
             parts: parts.collect::<Result<_, _>>().map_err(bad)?,
             mrtd: found.mrtd.filter(|mrtd| !mrtd.is_empty()),
+            rtmrs: found.rtmrs,
         })
     }
 
@@ -110,6 +113,9 @@ impl Part {
 struct Found {
     regions: Vec<Region>,
     mrtd: Option<String>,
+    /// A run's.
+    #[serde(default)]
+    rtmrs: Vec<String>,
     parameters: Option<Parameters>,
     /// A launch's sections.
     #[serde(default)]

@@ -6,7 +6,7 @@ use anstream::stdout;
 use seamlock_wear::Op;
 use serde::Serialize;
 
-use super::compare::{Comparison, Divergence, Kind, Mrtds, Parameter};
+use super::compare::{Comparison, Divergence, Kind, Mrtds, Parameter, Rtmr};
 use super::launches::{Launch, Step};
 use crate::style::{BAD, DIM, GOOD, HEAD};
 
@@ -26,6 +26,8 @@ pub(super) struct Report<'a> {
     mrtd_a: Option<&'a str>,
     mrtd_b: Option<&'a str>,
     effect: String,
+    /// Run-time measurement registers that differ.
+    rtmrs: &'a [Rtmr],
 }
 
 /// A divergence in words.
@@ -55,6 +57,7 @@ impl<'a> Report<'a> {
             mrtd_a: a.mrtd.as_deref(),
             mrtd_b: b.mrtd.as_deref(),
             effect: effect(found),
+            rtmrs: &found.rtmrs,
         }
     }
 
@@ -91,6 +94,15 @@ impl<'a> Report<'a> {
         }
         let style = if self.same { GOOD } else { BAD };
         writeln!(out, "  {style}{}{style:#}", self.effect)?;
+        if !self.rtmrs.is_empty() {
+            writeln!(
+                out,
+                "\n{HEAD}RTMRs{HEAD:#}, which the guest extended otherwise"
+            )?;
+        }
+        for Rtmr { index, a, b } in self.rtmrs {
+            writeln!(out, "  RTMR{index}\n    A {a}\n    B {b}")?;
+        }
         Ok(())
     }
 }

@@ -40,8 +40,9 @@ pub struct Run {
     /// What the guest does, line by line (see docs/script.md); without one it halts
     #[arg(long, value_name = "FILE")]
     script: Option<PathBuf>,
-    /// Make calls fail, as `TDH.MEM.PAGE.ADD@5=TDX_OPERAND_BUSY(TDR)` or `KVM_RUN@2x3=EINTR`
-    #[arg(long, value_name = "NAME[@NTH[xCOUNT]]=RESULT")]
+    /// Make calls fail, as `TDH.MEM.PAGE.ADD@5=TDX_OPERAND_BUSY(TDR)` or `KVM_RUN@2x3=EINTR`; which:
+    /// NTH, NTHxCOUNT, NTH+ for all from there on, N% of all
+    #[arg(long, value_name = "NAME[@WHICH]=RESULT")]
     inject: Vec<String>,
     /// Check the order of KVM's locks, and record their use if there is a trace
     #[arg(long)]

@@ -100,6 +100,7 @@ fn show_vm(f: &mut fmt::Formatter<'_>, vm: &Vm) -> fmt::Result {
     if let Some(mrtd) = &vm.mrtd {
         writeln!(f, "    MRTD {GOOD}{mrtd}{GOOD:#}")?;
     }
+    show_rtmrs(f, &vm.rtmrs)?;
     if let Some(us) = vm.first_run_us {
         writeln!(
             f,
@@ -109,6 +110,19 @@ fn show_vm(f: &mut fmt::Formatter<'_>, vm: &Vm) -> fmt::Result {
     }
     if !vm.left.is_empty() {
         writeln!(f, "    {BAD}left behind{BAD:#}: {}", vm.left)?;
+    }
+    Ok(())
+}
+
+/// Most guests leave some of them zero, and without a processor for it a guest leaves all.
+fn show_rtmrs(f: &mut fmt::Formatter<'_>, rtmrs: &[String]) -> fmt::Result {
+    let is_zero = |rtmr: &String| rtmr.bytes().all(|digit| digit == b'0');
+    if !rtmrs.is_empty() && rtmrs.iter().all(is_zero) {
+        return writeln!(f, "    RTMRs 0, none was extended");
+    }
+    for (i, rtmr) in rtmrs.iter().enumerate() {
+        let shown = if is_zero(rtmr) { "0" } else { rtmr };
+        writeln!(f, "    RTMR{i} {shown}")?;
     }
     Ok(())
 }

@@ -4,6 +4,7 @@ use std::ffi::{c_int, c_ulong};
 
 use super::hooks;
 use crate::boundary::guarded;
+use crate::machine::with_file;
 use crate::process::process;
 use crate::{real, table};
 
@@ -15,10 +16,10 @@ hooks! {
             return unsafe { real::ioctl(fd, request, arg) };
         }
         guarded("ioctl", || {
-            // A file that this process has no part in belongs to another address space.
-            let file = process().file(fd).ok_or(libc::EIO)?;
             let machine = process().machine().ok_or(libc::EIO)?;
-            machine.ioctl(&file, request as u32, arg).map_err(|error| error.errno.0)
+            with_file(fd, libc::EIO, |file| {
+                machine.ioctl(file, request as u32, arg).map_err(|error| error.errno.0)
+            })
         }) as c_int
     }
 }

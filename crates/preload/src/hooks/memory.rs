@@ -8,7 +8,7 @@ use seamlock_kvm::file::Kind;
 use super::close::put;
 use super::hooks;
 use crate::boundary::guarded;
-use crate::machine::call;
+use crate::machine::{call, with_file};
 use crate::process::process;
 use crate::table::Sort;
 use crate::{errno, real, table};
@@ -116,12 +116,13 @@ hooks! {
         }
         guarded("fallocate", || {
             let inherited = if table::sort(fd) == Some(Sort::Gmem) { libc::EIO } else { libc::ENODEV };
-            let file = process().file(fd).ok_or(inherited)?;
-            call(file.host(), |task| {
-                seamlock_kvm::fallocate(task, fd, mode, offset as u64, len as u64)
+            with_file(fd, inherited, |file| {
+                call(file.host(), |task| {
+                    seamlock_kvm::fallocate(task, fd, mode, offset as u64, len as u64)
+                })
+                .map(|()| 0)
+                .map_err(|error| error.errno.0)
             })
-            .map(|()| 0)
-            .map_err(|error| error.errno.0)
         }) as c_int
     }
 

@@ -1,21 +1,26 @@
 //! What happened, for the record: each call counted, each refusal explained, each TD described.
 //!
 //! # Locking
-//! Counts and what was said already are behind a [`Private`] each.
+//! Counts and what was told already are behind a [`Private`] each.
 
 mod td;
 mod trace;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use seamlock_kvm::bug::Bug;
 use seamlock_kvm::file::Kind;
 use seamlock_kvm::lockdep::Breach;
 use seamlock_kvm::observer::{IoctlCall, Observer, Seamcall};
-use seamlock_kvm::{Error, File, Host, Teardown};
+use seamlock_kvm::tdx::TdState;
+use seamlock_kvm::{Error, File, Host, Kvm, Teardown};
 use seamlock_sync::Private;
-use seamlock_tdx_abi::kvm::{Errno, KVM_CREATE_VCPU, KVM_CREATE_VM, KVM_RUN, exit_name};
+use seamlock_tdx_abi::kvm::{
+    Errno, KVM_CREATE_VCPU, KVM_CREATE_VM, KVM_MEMORY_ENCRYPT_OP, KVM_RUN, exit_name,
+};
+use seamlock_tdx_abi::report::{NUM_RTMRS, Sha384};
 use seamlock_wear::{Count, Event, Refusal};
 
 use crate::log::{record, say};
@@ -31,6 +36,18 @@ struct Counts {
     ran: BTreeSet<(u64, u32)>,
 }
 
+/// What was recorded last.
+#[derive(Debug, Default)]
+struct Told {
+    at: Option<Instant>,
+    counts: Option<Event>,
+    /// Of each VM.
+    rtmrs: BTreeMap<u64, [Sha384; NUM_RTMRS]>,
+}
+
+/// How long counts may be old.
+pub const TELL_EVERY: Duration = Duration::from_millis(100);
+
 /// The watcher of one machine.
 #[derive(Debug, Default)]
 pub struct Watch {
@@ -38,6 +55,7 @@ pub struct Watch {
     /// The trace, if one is kept.
     pub trace: Option<Arc<Trace>>,
     counts: Private<Counts>,
+    told: Private<Told>,
 }
 
 impl Watch {
@@ -65,6 +83,7 @@ impl Watch {
 
     /// An ioctl is over.
     pub fn done(&self, file: &File, request: u32, arg: u64, result: &Result<i64, Error>) {
+        let mut is_news = false;
         match (file.kind(), request, result) {
             (Kind::System(_), KVM_CREATE_VM, Ok(_)) => self.vm_created(file.host(), arg),
             (Kind::Vm(kvm), KVM_CREATE_VCPU, Ok(_)) => {
@@ -77,10 +96,52 @@ impl Watch {
                 let mut reason = [0; 4];
                 vcpu.run_page().read(8, &mut reason);
                 let reason = u32::from_le_bytes(reason);
-                self.counts
-                    .with(|counts| *counts.exits.entry(reason).or_default() += 1);
+                is_news = self.counts.with(|counts| {
+                    let count = counts.exits.entry(reason).or_default();
+                    *count += 1;
+                    *count == 1
+                });
             }
             _ => {}
+        }
+        match file.kind() {
+            Kind::Vm(kvm) if request == KVM_MEMORY_ENCRYPT_OP => self.tell(kvm, is_news),
+            Kind::Vcpu(vcpu) if matches!(request, KVM_RUN | KVM_MEMORY_ENCRYPT_OP) => {
+                self.tell(vcpu.kvm(), is_news);
+            }
+            _ => {}
+        }
+    }
+
+    /// Records what is new of a VM: its registers at once, counts if they are news or were not told for
+    /// a while, so that who asks in between, or after the VMM was killed, hears the truth or nearly so.
+    pub fn tell(&self, kvm: &Kvm, is_news: bool) {
+        self.tell_rtmrs(kvm);
+        let is_due = || {
+            self.told
+                .with(|told| told.at)
+                .is_none_or(|at| at.elapsed() >= TELL_EVERY)
+        };
+        if is_news || is_due() {
+            self.tell_counts(&kvm.host);
+        }
+    }
+
+    /// Only a guest changes them, so it is enough to look when KVM_RUN returns or sleeps.
+    fn tell_rtmrs(&self, kvm: &Kvm) {
+        let is_final = kvm.tdx().state() == TdState::Runnable;
+        let tdr = kvm.tdx().tdr().filter(|_| is_final);
+        let Some(info) = tdr.and_then(|tdr| kvm.host.module().td_info(tdr)) else {
+            return;
+        };
+        let before = self
+            .told
+            .with(|told| told.rtmrs.insert(kvm.number, info.rtmr));
+        if before != Some(info.rtmr) {
+            record(&Event::Rtmrs {
+                vm: kvm.number,
+                rtmrs: info.rtmr.iter().map(|rtmr| hex(rtmr)).collect(),
+            });
         }
     }
 
@@ -106,7 +167,9 @@ impl Watch {
         }
     }
 
-    /// Records the counts so far.
+    /// Records the counts so far, unless they were told already.
+    // The time decides when the record is written, and nothing else.
+    #[allow(clippy::disallowed_methods)]
     pub fn tell_counts(&self, host: &Host) {
         if let Some(trace) = &self.trace {
             trace.flush();
@@ -128,11 +191,20 @@ impl Watch {
         let seamcalls = leaves
             .iter()
             .map(|(leaf, made, failed)| count(leaf.to_string(), *made, *failed));
-        record(&Event::Counts {
+        let event = Event::Counts {
             ioctls,
             seamcalls: seamcalls.collect(),
             exits,
+        };
+        let is_new = self.told.with(|told| {
+            told.at = Some(Instant::now());
+            let is_new = told.counts.as_ref() != Some(&event);
+            told.counts = Some(event.clone());
+            is_new
         });
+        if is_new {
+            record(&event);
+        }
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::cell::RefCell;
 
-use seamlock_kvm::Host;
 use seamlock_kvm::file::Kind;
 use seamlock_kvm::observer::Seamcall;
 use seamlock_kvm::task::UserMemory;
@@ -10,8 +9,7 @@ use seamlock_tdx_abi::kvm::{
     KVM_MEMORY_ENCRYPT_OP, KVM_TDX_MEASURE_MEMORY_REGION, KvmCpuidEntry2, KvmTdxCmd,
     KvmTdxInitMemRegion, KvmTdxInitVm, TdxCmdId,
 };
-use seamlock_tdx_abi::regs::Regs;
-use seamlock_tdx_abi::{FieldId, Hpa, Leaf, PAGE_SIZE, TdxStatus};
+use seamlock_tdx_abi::{Leaf, PAGE_SIZE};
 use seamlock_wear::{Calls, Contents, Event, Op, Parameters, Region};
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -101,10 +99,11 @@ impl Command {
             // It may have failed after some pages.
             TdxCmdId::KVM_TDX_INIT_MEM_REGION => self.added(vm.number),
             TdxCmdId::KVM_TDX_FINALIZE_VM if succeeded => {
-                let mrtd = vm.tdx().tdr().and_then(|tdr| mrtd(&vm.host, tdr));
+                let tdr = vm.tdx().tdr();
+                let info = tdr.and_then(|tdr| vm.host.module().td_info(tdr));
                 record(&Event::Finalized {
                     vm: vm.number,
-                    mrtd: mrtd.unwrap_or_default(),
+                    mrtd: info.map(|info| hex(&info.mrtd)).unwrap_or_default(),
                 });
             }
             _ => {}
@@ -167,23 +166,4 @@ fn contents(addr: u64, pages: u64) -> (String, String) {
     }
     let (whole, digests) = contents.finish();
     (whole, digests.to_string())
-}
-
-/// MRTD as the module tells the host, past KVM's counters.
-fn mrtd(host: &Host, tdr: Hpa) -> Option<String> {
-    let mut mrtd = Vec::new();
-    for element in 0..6 {
-        let field = FieldId(FieldId::TDCS_MRTD.0 + element);
-        let mut regs = Regs {
-            rcx: tdr.0,
-            rdx: field.0,
-            ..Regs::call(Leaf::MNG_RD)
-        };
-        let _ = host.module().seamcall(0, &mut regs);
-        if regs.status() != TdxStatus::SUCCESS {
-            return None;
-        }
-        mrtd.extend_from_slice(&regs.r8.to_le_bytes());
-    }
-    Some(hex(&mrtd))
 }

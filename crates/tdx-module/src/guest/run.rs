@@ -1,7 +1,9 @@
 //! The guest's registers, between the module and whoever runs guest code.
 
+use seamlock_tdx_abi::addr::Gpa;
+
 use crate::Module;
-use crate::guest::GuestState;
+use crate::guest::{GuestState, Reach};
 
 impl Module {
     /// The state in which the guest on `lp` goes on; None when no guest runs there. After
@@ -28,6 +30,20 @@ impl Module {
             guest.inject = state.inject;
         });
         true
+    }
+
+    /// A store of the guest on `lp` to its private memory, within a page. False when the secure EPT does
+    /// not allow it, and nothing was stored: an EPT violation is to be reported
+    /// ([`ept_violation`](Module::ept_violation)).
+    pub fn guest_store(&self, lp: u32, gpa: Gpa, bytes: &[u8]) -> bool {
+        let Some(at) = self.inside(lp) else {
+            return false;
+        };
+        let pa = at.allowed(gpa, Reach::WritePrivate);
+        pa.is_some_and(|pa| {
+            at.write(pa, bytes);
+            true
+        })
     }
 
     /// The interrupt window for NMIs of the guest on `lp` is open: whether it takes one now,

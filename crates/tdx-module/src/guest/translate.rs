@@ -9,7 +9,7 @@ use seamlock_tdx_abi::sept::SeptEntry;
 
 use crate::call::invalid;
 use crate::guest::VeInfo;
-use crate::sept::{Ordered, leaf_to_hpa};
+use crate::sept::{Ordered, Walk, leaf_to_hpa};
 use crate::tables::{SeptTrait, sept_is};
 use crate::td::Td;
 use crate::td_exit::{AsyncExit, EPT_MISCONFIGURATION, EPT_VIOLATION, Inside};
@@ -85,11 +85,8 @@ impl Inside<'_> {
         let walk = self.m.walk(self.td, gpa, 0, Ordered::No);
         let entry = walk.map_or(SeptEntry::FREE, |walk| walk.entry);
         let rights = entry.intersection(SeptEntry::RWX).bits();
-        if let Some(walk) = walk
-            && reach.rights() & !rights == 0
-            && entry.contains(SeptEntry::LEAF)
-        {
-            return Ok(leaf_to_hpa(entry, gpa, walk.level));
+        if let Some(pa) = walk.and_then(|walk| allowed(&walk, gpa, reach)) {
+            return Ok(pa);
         }
         let qual = reach.rights() & !rights | rights << 3;
         if !sept_is(entry.state(), SeptTrait::Acceptable) {
@@ -99,6 +96,13 @@ impl Inside<'_> {
             return Err(Stop::Exit(AsyncExit::ept_violation(gpa, qual, EEQ_PENDING)));
         }
         Err(self.ve_at(gpa, qual))
+    }
+
+    /// The page and byte of a private address, if the secure EPT allows it. Nothing comes of a refusal.
+    pub(crate) fn allowed(&self, gpa: Gpa, reach: Reach) -> Option<Hpa> {
+        let private = self.td.is_private_gpa(gpa);
+        let walk = private.then(|| self.m.walk(self.td, gpa, 0, Ordered::No))??;
+        allowed(&walk, gpa, reach)
     }
 
     fn shared_pa(&self, gpa: Gpa, reach: Reach) -> Result<Hpa, Stop> {
@@ -167,6 +171,12 @@ impl Inside<'_> {
     pub(crate) fn write(&self, pa: Hpa, bytes: &[u8]) {
         let _ = self.m.memory.write(pa, bytes);
     }
+}
+
+fn allowed(walk: &Walk, gpa: Gpa, reach: Reach) -> Option<Hpa> {
+    let rights = walk.entry.intersection(SeptEntry::RWX).bits();
+    let allowed = reach.rights() & !rights == 0 && walk.entry.contains(SeptEntry::LEAF);
+    allowed.then(|| leaf_to_hpa(walk.entry, gpa, walk.level))
 }
 
 fn misconfiguration(gpa: Gpa) -> Stop {

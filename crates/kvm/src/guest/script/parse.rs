@@ -39,6 +39,7 @@ pub const VERBS: &[(&str, &str)] = &[
     ("vmcall", "NUMBER [R12 [R13 [R14 [R15]]]]"),
     ("touch", "GPA read|write|fetch [shared]"),
     ("accept", "GPA [4K|2M]"),
+    ("extend", "RTMR GPA DIGEST|TEXT…"),
     ("halt", ""),
     ("shutdown", ""),
     ("reset", ""),
@@ -150,6 +151,24 @@ impl<'a> Operands<'a> {
             .ok_or_else(|| format!("`{word}`: {}", self.usage()))
     }
 
+    /// The rest of the line as 48 bytes: as many in hexadecimal, or a text with zeros behind it.
+    fn digest(&mut self) -> Result<[u8; 48], String> {
+        let first = self.word()?;
+        let text = self
+            .words
+            .by_ref()
+            .fold(first.to_owned(), |text, word| text + " " + word);
+        let hex = |i: usize| u8::from_str_radix(text.get(2 * i..2 * i + 2)?, 16).ok();
+        let digest: Option<Vec<u8>> = (0..48).map(hex).collect();
+        let mut data = [0; 48];
+        match digest.filter(|_| text.len() == 96) {
+            Some(digest) => data.copy_from_slice(&digest),
+            None if text.len() <= 48 => data[..text.len()].copy_from_slice(text.as_bytes()),
+            None => return Err(format!("a text has at most 48 bytes: {}", self.usage())),
+        }
+        Ok(data)
+    }
+
     fn end(mut self, verb: Verb) -> Result<Verb, String> {
         match self.words.next() {
             None => Ok(verb),
@@ -234,6 +253,11 @@ fn verb(text: &str) -> Result<Verb, String> {
             };
             Verb::Accept { gpa, level }
         }
+        "extend" => Verb::Extend {
+            index: o.number()?,
+            gpa: o.number()?,
+            data: o.digest()?,
+        },
         "halt" => Verb::Halt,
         "shutdown" => Verb::Shutdown,
         "reset" => Verb::Reset,
@@ -322,6 +346,11 @@ mod tests {
                 "`0xffffffffffffffffG` does not fit 64 bits",
             ),
             ("vcpu x: halt", 1, "`x` is not a number"),
+            (
+                "extend 0 0 a text that is longer than the forty-eight bytes of a digest",
+                1,
+                "a text has at most 48 bytes: `extend RTMR GPA DIGEST|TEXT…`",
+            ),
         ] {
             let error = ParseError {
                 line,

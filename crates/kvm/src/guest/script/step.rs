@@ -1,5 +1,6 @@
 //! One step of a script: the registers it makes, and what the guest sees of it.
 
+use seamlock_tdx_abi::addr::Gpa;
 use seamlock_tdx_abi::guest_leaf::GuestLeaf;
 use seamlock_tdx_abi::kvm::{
     TDVMCALL_GET_QUOTE, TDVMCALL_GET_TD_VM_CALL_INFO, TDVMCALL_MAP_GPA,
@@ -107,6 +108,12 @@ pub enum Verb {
         gpa: u64,
         level: u64,
     },
+    /// A store of 48 bytes to private memory, and TDG.MR.RTMR.EXTEND with them.
+    Extend {
+        index: u64,
+        gpa: u64,
+        data: [u8; 48],
+    },
     /// A full reset by a PC's reset control register, and no step until the TD is gone.
     Reset,
     /// Any exit of the processor.
@@ -154,7 +161,7 @@ impl Step {
 
     /// Whether a TD exit is a fault of the step's instruction, which is executed again afterwards.
     pub(super) fn is_executed_again(&self) -> bool {
-        matches!(self.verb, Verb::Accept { .. })
+        matches!(self.verb, Verb::Accept { .. } | Verb::Extend { .. })
     }
 
     /// Whether nothing comes after it in this TD: a VMM lets a vCPU run on until the reset is carried out.
@@ -268,6 +275,7 @@ pub(super) fn take(step: &Step, entered: &Entered) -> Taken {
     } else {
         match step.verb {
             Verb::Accept { gpa, level } => return accept(entered, gpa, level),
+            Verb::Extend { index, gpa, data } => return extend(entered, index, gpa, &data),
             Verb::Touch {
                 gpa,
                 how,
@@ -346,9 +354,23 @@ fn violation(gpa: u64, how: Memory) -> EptViolation {
 }
 
 fn accept(entered: &Entered, gpa: u64, level: u64) -> Taken {
+    tdcall(entered, GuestLeaf::MEM_PAGE_ACCEPT, gpa | level, 0)
+}
+
+fn extend(entered: &Entered, index: u64, gpa: u64, data: &[u8]) -> Taken {
+    if !entered.module.guest_store(entered.lp, Gpa(gpa), data) {
+        let violation = violation(gpa, Memory::Write);
+        return taken(entered.module.ept_violation(entered.lp, &violation));
+    }
+    tdcall(entered, GuestLeaf::MR_RTMR_EXTEND, gpa, index)
+}
+
+/// A TDCALL that the module answers by itself, unless it faults.
+fn tdcall(entered: &Entered, leaf: GuestLeaf, rcx: u64, rdx: u64) -> Taken {
     let mut regs = Regs {
-        rax: GuestLeaf::MEM_PAGE_ACCEPT.0.into(),
-        rcx: gpa | level,
+        rax: leaf.0.into(),
+        rcx,
+        rdx,
         ..Regs::default()
     };
     match entered.module.tdcall(entered.lp, &mut regs) {
