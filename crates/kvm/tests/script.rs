@@ -4,10 +4,13 @@ mod vmm;
 
 use std::sync::Arc;
 
+use seamlock_kvm::bug::What;
+use seamlock_kvm::discipline::{Discipline, SEALED, V7_3};
 use seamlock_kvm::guest::script::{Script, parse};
-use seamlock_kvm::{Kvm, Options};
+use seamlock_kvm::{Bug, Kvm, Options};
 use seamlock_sync::Private;
 use seamlock_tdx_abi::kvm::*;
+use seamlock_tdx_abi::{Leaf, TdxStatus};
 use sha2::{Digest, Sha384};
 use vmm::{Reply, Td, Vmm, boot_with};
 use zerocopy::{FromBytes, IntoBytes};
@@ -22,6 +25,10 @@ struct Scripted {
 
 impl Scripted {
     fn new(script: &str) -> Scripted {
+        Scripted::under(&V7_3, script)
+    }
+
+    fn under(discipline: &'static Discipline, script: &str) -> Scripted {
         let seen = Arc::new(Private::new(Vec::new()));
         let listener = {
             let seen = seen.clone();
@@ -33,6 +40,7 @@ impl Scripted {
         let guest = Arc::new(Script::new(steps, listener));
         let vmm = boot_with(Options {
             guest,
+            discipline,
             ..Options::default()
         });
         let td = vmm.build(1);
@@ -337,4 +345,41 @@ fn nothing_comes_after_a_reset_until_the_td_is_gone() {
     let task = td.vmm.process.task(&control);
     let again = seamlock_kvm::ioctl_fd(&task, td.td.vcpus[0], KVM_RUN, 0);
     assert_eq!(again.map_err(|error| error.errno), Err(Errno::EINTR));
+}
+
+/// An exit that no TD can have: the module makes the TD fatal, as after a machine check in the guest.
+const MAKES_FATAL: u32 = 16;
+
+#[test]
+fn a_page_of_a_fatal_td_is_not_removed_and_its_tdr_is_lost_though_its_hkid_comes_back() {
+    let td = Scripted::new(&format!("accept 0\nexit {MAKES_FATAL}"));
+    let _: [u8; 0] = td.exit(KVM_EXIT_INTERNAL_ERROR);
+    assert!(!td.kvm.is_dead());
+    // tdx.c:1796 tdx_sept_remove_leaf_spte: nobody keeps the page, and the ioctl does not hear of it.
+    assert_eq!(td.vmm.slot(&td.td, 0, 0, 0), Ok(0));
+    let bugs = td.kvm.bugs();
+    assert!(
+        matches!(&bugs[..], [Bug { what: What::Seamcall { leaf: Leaf::MEM_RANGE_BLOCK, status, .. }, fatal: true, .. }] if status.is(TdxStatus::TD_FATAL)),
+        "{bugs:?}"
+    );
+    let Scripted { vmm, td, kvm, .. } = td;
+    drop(kvm);
+    vmm.drop_td(&td);
+    let end = &vmm.host.teardowns()[0];
+    assert_eq!((end.hkid_returned, end.private_pages), (true, 0));
+    // TDCS pages come back. TDH.PHYMEM.PAGE.RECLAIM refuses the TDR while the module counts a page of the
+    // TD (tdx.c:578 tdx_reclaim_td_control_pages).
+    assert_eq!((end.td_pages, end.pages_leaked), (6, 1));
+}
+
+#[test]
+fn an_nmi_for_a_vcpu_that_has_shut_down_bugs_the_vm_unless_sealed() {
+    for (discipline, bugged) in [(&V7_3, true), (&SEALED, false)] {
+        let td = Scripted::under(discipline, "exit 2");
+        let _: [u8; 0] = td.exit(KVM_EXIT_SHUTDOWN);
+        assert_eq!(td.vmm.ioctl(td.td.vcpus[0], KVM_NMI, 0), Ok(0));
+        // tdx.c:1132 tdx_inject_nmi writes PEND_NMI of a vCPU that the module has disabled.
+        let _ = td.run();
+        assert_eq!(td.kvm.is_dead(), bugged);
+    }
 }

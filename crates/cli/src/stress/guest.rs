@@ -74,6 +74,12 @@ fn choose(rng: &mut fastrand::Rng) -> Option<Verb> {
             shared: false,
         },
         56 => return None,
+        // A triple fault: the module disables the vCPU.
+        57 if rng.u32(..16) == 0 => Verb::Exit {
+            reason: 2,
+            qual: 0,
+            interruption: 0,
+        },
         _ => Verb::Accept { gpa, level: 0 },
     })
 }

@@ -1,7 +1,7 @@
 //! Which known race a failed assertion looks like: by the SEAMCALL, and by what was going on.
 //!
 //! R1 to R10 are those of `seamlock check --race`. What v7.3 has as well, by its source and by
-//! `seamlock stress`, is in [`FAULTS`]; docs/findings.md (F1 to F7) tells each at length:
+//! `seamlock stress`, is in [`FAULTS`]; docs/findings.md (F1 to F8) tells each at length:
 //!
 //! R11. The thread of KVM_TDX_INIT_VCPU is moved to another CPU after TDH.VP.INIT, which associates the
 //! vCPU with the CPU, and before `tdx->state` becomes INITIALIZED. `tdx_flush_vp` skips TDH.VP.FLUSH
@@ -109,17 +109,26 @@ pub static FAULTS: &[Fault] = &[
         "a vCPU's CPUID with another address width than the TD's is a KVM_BUG_ON",
         |d| !d.seal.levels_of_the_td,
     ),
+    Fault::new(
+        "F8",
+        "F8",
+        "an NMI for a vCPU that has shut down is a KVM_BUG_ON",
+        |d| !d.seal.late_nmi_is_dropped,
+    ),
 ];
 
-/// What one thread alone gets by asking for it, F5 or F7. KVM_TDX_FINALIZE_VM does not look whether any
+/// What one thread alone gets by asking for it, F5, F7 or F8. KVM_TDX_FINALIZE_VM does not look whether any
 /// vCPU was initialised, and the module's TDX_NO_VCPUS is a TDX_BUG_ON there (v7.3 tdx.c:2912).
 /// KVM_SET_CPUID2 may give a vCPU another width of guest addresses than the TD has, which
-/// `tdx_load_mmu_pgd` asserts (v7.3 tdx.c:1637).
+/// `tdx_load_mmu_pgd` asserts (v7.3 tdx.c:1637). A guest that shuts down disables its vCPU, and
+/// `tdx_inject_nmi` does not ask (v7.3 tdx.c:1132).
 pub fn asked_for(bug: &Bug) -> Option<&'static str> {
     match &bug.what {
         What::Seamcall { leaf, status, .. } => {
             let no_vcpus = *leaf == Leaf::MR_FINALIZE && status.is(TdxStatus::NO_VCPUS);
-            no_vcpus.then_some("F5")
+            let disabled = status.is(TdxStatus::VCPU_STATE_INCORRECT);
+            let late_nmi = disabled && bug.site.contains("tdx_inject_nmi");
+            no_vcpus.then_some("F5").or(late_nmi.then_some("F8"))
         }
         What::Condition(what) => what
             .contains("another GPA width than the TD")

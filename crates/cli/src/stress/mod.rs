@@ -38,7 +38,7 @@ use world::Shape;
 /// Rounds of a few thousand calls, each on a machine of its own. Which calls a thread makes comes of the
 /// seed; how the threads interleave does not.
 ///
-/// Faults of the kernel that docs/findings.md describes (F1 to F7) and that the discipline has are counted
+/// Faults of the kernel that docs/findings.md describes (F1 to F8) and that the discipline has are counted
 /// and listed by themselves, and are no findings.
 #[derive(Debug, Args)]
 #[command(

@@ -22,7 +22,7 @@ pub const CALLS: u64 = 2_000;
 /// How often threads are signalled and moved.
 const TICK: Duration = Duration::from_micros(100);
 /// Ticks between two steps of taking a CPU offline or online.
-const HOTPLUG_TICKS: u64 = 16;
+const HOTPLUG_TICKS: u64 = 4;
 /// Threads that make no call for so long hang.
 const HANG: Duration = Duration::from_secs(30);
 

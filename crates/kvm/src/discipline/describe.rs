@@ -151,7 +151,7 @@ impl Discipline {
 }
 
 impl Seal {
-    fn axes(self) -> [Axis; 4] {
+    fn axes(self) -> [Axis; 5] {
         let axis = |name, value| Axis {
             name,
             value: yes(value),
@@ -164,6 +164,10 @@ impl Seal {
                 self.finalize_wants_a_vcpu,
             ),
             axis("EPT levels by GPAW, not CPUID", self.levels_of_the_td),
+            axis(
+                "NMI for a disabled vCPU is dropped",
+                self.late_nmi_is_dropped,
+            ),
         ]
     }
 }

@@ -44,6 +44,8 @@ pub struct Seal {
     /// A TD's vCPU walks as many EPT levels as the TD has, whatever its CPUID says: another number is a
     /// bug of KVM's.
     pub levels_of_the_td: bool,
+    /// An NMI for a vCPU that the module has disabled is dropped, and no bug of KVM's.
+    pub late_nmi_is_dropped: bool,
 }
 
 impl Seal {
@@ -53,6 +55,7 @@ impl Seal {
         cpus_stay_online: false,
         finalize_wants_a_vcpu: false,
         levels_of_the_td: false,
+        late_nmi_is_dropped: false,
     };
     /// All of it.
     pub const ALL: Seal = Seal {
@@ -60,6 +63,7 @@ impl Seal {
         cpus_stay_online: true,
         finalize_wants_a_vcpu: true,
         levels_of_the_td: true,
+        late_nmi_is_dropped: true,
     };
 }
 

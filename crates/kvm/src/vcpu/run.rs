@@ -9,7 +9,7 @@ use seamlock_tdx_abi::kvm::{
     KVM_MP_STATE_INIT_RECEIVED, KVM_MP_STATE_RUNNABLE, KVM_MP_STATE_UNINITIALIZED,
     KVM_VALID_REGS_OFFSET, KvmPreFaultMemory,
 };
-use seamlock_tdx_abi::{FieldId, Gfn, Gpa, Hpa};
+use seamlock_tdx_abi::{FieldId, Gfn, Gpa, Hpa, TdxStatus};
 use seamlock_tdx_abi::{PAGE_SHIFT, PAGE_SIZE};
 use seamlock_tdx_module::After;
 
@@ -199,6 +199,9 @@ fn inject_nmi(task: &Task, kvm: &Kvm, vcpu: &Vcpu, tdvpr: Hpa) {
         vcpu.stats.add(stats::NMI_INJECTIONS, 1);
         let on = kvm.on_this_cpu(task);
         let status = tdh_vp_wr(on, tdvpr, FieldId::VP_PEND_NMI, 1, 0xff);
+        if kvm.discipline.seal.late_nmi_is_dropped && status.is(TdxStatus::VCPU_STATE_INCORRECT) {
+            return;
+        }
         kvm.tdx_bug_on(status, seamlock_tdx_abi::Leaf::VP_WR, SITE, [0; 3]);
     }
 }

@@ -24,6 +24,7 @@ use seamlock_tdx_abi::report::{NUM_RTMRS, Sha384};
 use seamlock_wear::{Count, Event, Refusal};
 
 use crate::log::{record, say};
+use crate::process::process;
 
 pub use td::Command;
 pub use trace::{Locks, Trace};
@@ -85,7 +86,7 @@ impl Watch {
     pub fn done(&self, file: &File, request: u32, arg: u64, result: &Result<i64, Error>) {
         let mut is_news = false;
         match (file.kind(), request, result) {
-            (Kind::System(_), KVM_CREATE_VM, Ok(_)) => self.vm_created(file.host(), arg),
+            (Kind::System(_), KVM_CREATE_VM, Ok(fd)) => vm_created(*fd, arg),
             (Kind::Vm(kvm), KVM_CREATE_VCPU, Ok(_)) => {
                 record(&Event::Vcpu {
                     vm: kvm.number,
@@ -145,16 +146,6 @@ impl Watch {
         }
     }
 
-    /// The newest VM of the machine was created.
-    fn vm_created(&self, host: &Host, vm_type: u64) {
-        if let Some(kvm) = host.live_vms().last() {
-            record(&Event::Vm {
-                vm: kvm.number,
-                vm_type,
-            });
-        }
-    }
-
     /// A vCPU is about to run; noted once.
     pub fn runs(&self, host: &Host, vm: u64, vcpu: u32, since_open_us: u64) {
         if self.counts.with(|counts| counts.ran.insert((vm, vcpu))) {
@@ -205,6 +196,17 @@ impl Watch {
         if is_new {
             record(&event);
         }
+    }
+}
+
+/// A VM was created, and has this descriptor unless another thread has closed it already.
+fn vm_created(fd: i64, vm_type: u64) {
+    let file = i32::try_from(fd).ok().and_then(|fd| process().file(fd));
+    if let Some(Kind::Vm(kvm)) = file.as_deref().map(File::kind) {
+        record(&Event::Vm {
+            vm: kvm.number,
+            vm_type,
+        });
     }
 }
 

@@ -87,7 +87,7 @@ fn vcpu(worker: &mut Worker, vm: &Vm) -> Option<Arc<File>> {
 pub(super) fn set_cpuid(worker: &mut Worker, vm: &Arc<Vm>) -> Done {
     let file = vcpu(worker, vm)?;
     let x2apic = worker.rng.u32(..16) != 0;
-    let bits = match worker.rng.u32(..64) {
+    let bits = match worker.rng.u32(..2048) {
         // Another one bugs the VM (F7).
         0 => 100 - gpa_bits(&vm.kvm),
         _ => gpa_bits(&vm.kvm),
