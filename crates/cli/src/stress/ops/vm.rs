@@ -71,7 +71,7 @@ pub(super) fn any(worker: &mut Worker, vm: &Arc<Vm>) -> Done {
     if let Ok(fd) = &result {
         match entry.request {
             KVM_CREATE_VCPU => build::adopt(worker, vm, *fd),
-            KVM_CREATE_VM | KVM_CREATE_GUEST_MEMFD => forget(worker, *fd),
+            KVM_CREATE_VM | KVM_CREATE_GUEST_MEMFD | KVM_GET_STATS_FD => forget(worker, *fd),
             _ => {}
         }
     }
