@@ -644,7 +644,14 @@ fn vcpu_rows() -> Vec<Row> {
         refused(KVM_GET_REGS),
         refused(KVM_SET_SREGS2),
         refused(KVM_GET_XSAVE2),
-        refused(KVM_GET_LAPIC),
+        row(
+            InitVcpu,
+            On::Vcpu,
+            KVM_GET_LAPIC,
+            Arg::Unmapped,
+            Errno::EINVAL,
+            "x86.c:2704",
+        ),
         row(
             Vcpu,
             On::Vcpu,

@@ -7,7 +7,7 @@ use seamlock_tdx_abi::kvm::{
 };
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
-use super::supported_cpuid::supported;
+use super::supported_cpuid::{supported, xstate_required_size};
 use crate::error::{Result, fail};
 use crate::host::Host;
 use crate::task::Task;
@@ -116,7 +116,7 @@ fn copy_in<T: FromBytes + IntoBytes + Copy>(
 /// `kvm_set_cpuid`. Padding is not looked at.
 fn set(vcpu: &VcpuRef, mut entries: Vec<KvmCpuidEntry2>) -> Result<i64> {
     entries.iter_mut().for_each(|entry| entry.padding = [0; 3]);
-    update_runtime(&mut entries);
+    update_runtime(&mut entries, &Runtime::of(vcpu));
     let same = vcpu
         .state
         .with(|state| state.has_run.then(|| state.cpuid == entries));
@@ -144,25 +144,60 @@ fn first(entries: &mut [KvmCpuidEntry2], function: u32, index: u32) -> Option<&m
     })
 }
 
-/// `kvm_update_cpuid_runtime`: what follows from state that a TD keeps to itself, and that reads as
-/// after reset: CR4 zero, XCR0 x87 alone, the local APIC on.
-fn update_runtime(entries: &mut [KvmCpuidEntry2]) {
-    const XSAVE_BYTES: u32 = 512 + 64;
+/// What of a vCPU's state its CPUID shows. That of a TD is kept to itself, and reads as after reset: CR4
+/// zero, XCR0 x87 alone, the local APIC on.
+struct Runtime {
+    osxsave: bool,
+    ospke: bool,
+    apic: bool,
+    /// Bytes of an XSAVE area with what is on, standard and compacted.
+    xsave: [u32; 2],
+}
+
+impl Runtime {
+    fn of(vcpu: &VcpuRef) -> Runtime {
+        const APIC_ENABLE: u64 = 1 << 11;
+        const XSS: u32 = 0xda0;
+        let platform = vcpu.kvm().host.module().platform();
+        let own = vcpu.state.with(|state| {
+            let registers = state.registers.as_ref()?;
+            let xss = state.msrs.get(&XSS).copied().unwrap_or(0);
+            let apic = state.apic_base & APIC_ENABLE != 0;
+            Some((registers.os_features(), apic, registers.xcr0, xss))
+        });
+        let ((osxsave, ospke), apic, xcr0, xss) = own.unwrap_or(((false, false), true, 1, 0));
+        Runtime {
+            osxsave,
+            ospke,
+            apic,
+            xsave: [
+                xstate_required_size(platform, xcr0, false),
+                xstate_required_size(platform, xcr0 | xss, true),
+            ],
+        }
+    }
+}
+
+fn set_bit(register: &mut u32, bit: u32, value: bool) {
+    *register = *register & !(1 << bit) | u32::from(value) << bit;
+}
+
+/// `kvm_update_cpuid_runtime`.
+fn update_runtime(entries: &mut [KvmCpuidEntry2], runtime: &Runtime) {
     const XSAVES_OR_XSAVEC: u32 = 1 << 3 | 1 << 1;
     if let Some(features) = first(entries, 1, 0) {
-        // OSXSAVE, APIC.
-        features.ecx &= !(1 << 27);
-        features.edx |= 1 << 9;
+        set_bit(&mut features.ecx, 27, runtime.osxsave);
+        set_bit(&mut features.edx, 9, runtime.apic);
     }
     if let Some(features) = first(entries, 7, 0) {
-        // OSPKE.
-        features.ecx &= !(1 << 4);
+        set_bit(&mut features.ecx, 4, runtime.ospke);
     }
+    let [standard, compacted] = runtime.xsave;
     if let Some(xstate) = first(entries, 0xd, 0) {
-        xstate.ebx = XSAVE_BYTES;
+        xstate.ebx = standard;
     }
     if let Some(xstate) = first(entries, 0xd, 1).filter(|e| e.eax & XSAVES_OR_XSAVEC != 0) {
-        xstate.ebx = XSAVE_BYTES;
+        xstate.ebx = compacted;
     }
 }
 
@@ -184,7 +219,7 @@ fn check(entries: &[KvmCpuidEntry2]) -> Result<()> {
 pub(super) fn get_cpuid2(task: &Task, vcpu: &VcpuRef, arg: u64) -> Result<i64> {
     const SITE: &str = "arch/x86/kvm/cpuid.c:658 kvm_vcpu_ioctl_get_cpuid2";
     let mut header: KvmCpuid2 = task.get(arg, SITE)?;
-    let entries = vcpu.state.with(|state| state.cpuid.clone());
+    let mut entries = vcpu.state.with(|state| state.cpuid.clone());
     if (header.nent as usize) < entries.len() {
         return fail(
             Errno::E2BIG,
@@ -192,6 +227,7 @@ pub(super) fn get_cpuid2(task: &Task, vcpu: &VcpuRef, arg: u64) -> Result<i64> {
             "room for fewer entries than the vCPU has",
         );
     }
+    update_runtime(&mut entries, &Runtime::of(vcpu));
     task.put(arg.wrapping_add(HEADER), &entries[..], SITE)?;
     header.nent = entries.len() as u32;
     task.put(arg, &header, SITE)?;

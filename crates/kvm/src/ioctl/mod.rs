@@ -36,7 +36,11 @@ use crate::vm::Kvm;
 
 pub use caps::{OFF as OFF_CAPS, X86 as X86_CAPS};
 pub(crate) use nested::NestedVmx;
-pub(crate) use system::{supported_xcr0, supported_xss};
+pub(crate) use regs::{
+    apply_events, apply_regs, apply_sregs, events, is_valid_apic_base, sync_regs,
+};
+pub(crate) use supported_cpuid::supported;
+pub(crate) use system::{ARCH_CAPABILITIES, supported_xcr0, supported_xss};
 pub use table::{ABSENT, Entry, Handler, TABLE};
 
 /// `ioctl(2)` on a descriptor.

@@ -40,7 +40,7 @@ pub(super) fn get_msrs(task: &Task, vcpu: &VcpuRef, arg: u64) -> Result<i64> {
 pub(super) fn set_msrs(task: &Task, vcpu: &VcpuRef, arg: u64) -> Result<i64> {
     let _srcu = vcpu.kvm().srcu.read();
     msr_io(task, arg, false, |entry| {
-        vcpu.set_msr(entry.index, entry.data)
+        vcpu.set_msr(vcpu.kvm(), entry.index, entry.data)
     })
 }
 
@@ -98,7 +98,7 @@ pub(super) fn set_one_reg(task: &Task, vcpu: &VcpuRef, arg: u64) -> Result<i64> 
     let msr = one_msr(reg.id)?;
     let _srcu = vcpu.kvm().srcu.read();
     let value: u64 = task.get(reg.addr, SITE)?;
-    if !vcpu.set_msr(msr, value) {
+    if !vcpu.set_msr(vcpu.kvm(), msr, value) {
         return fail(Errno::EINVAL, SITE, "the MSR can't be written");
     }
     Ok(0)

@@ -79,7 +79,7 @@ fn has_index(leaf: u32) -> bool {
 }
 
 /// Everything that KVM_GET_SUPPORTED_CPUID answers, in its order.
-pub(super) fn supported(platform: &Platform) -> Vec<KvmCpuidEntry2> {
+pub(crate) fn supported(platform: &Platform) -> Vec<KvmCpuidEntry2> {
     let mut table = Table {
         platform,
         entries: Vec::new(),
@@ -275,7 +275,7 @@ fn performance([a, b, _, d]: [u32; 4]) -> [u32; 4] {
 }
 
 /// Bytes of an XSAVE area with these components.
-fn xstate_required_size(platform: &Platform, components: u64, compacted: bool) -> u32 {
+pub(super) fn xstate_required_size(platform: &Platform, components: u64, compacted: bool) -> u32 {
     let mut bytes = XSAVE_MIN_BYTES;
     for i in (2..64).filter(|i| components >> i & 1 == 1) {
         let [size, standard, flags, _] = platform.cpuid(0xd, i);

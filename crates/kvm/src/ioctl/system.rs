@@ -13,29 +13,19 @@ use super::supported_cpuid::{KVM_SUPPORTED_XCR0, KVM_SUPPORTED_XSS};
 use crate::error::{Result, fail};
 use crate::host::Host;
 use crate::task::Task;
+use crate::vcpu::registers::SAVED_MSRS;
 
 /// MSRs whose value tells about features; QEMU reads them before it builds a CPU model.
 const FEATURE_MSRS: &[(u32, u64)] = &[
     (MSR_IA32_UCODE_REV, 0x1_0000_0000),
-    (MSR_IA32_ARCH_CAPABILITIES, 0x0d08_e1eb),
+    (MSR_IA32_ARCH_CAPABILITIES, ARCH_CAPABILITIES),
 ];
+/// What a vCPU's IA32_ARCH_CAPABILITIES reads as.
+pub(crate) const ARCH_CAPABILITIES: u64 = 0x0d08_e1eb;
 const MSR_IA32_UCODE_REV: u32 = 0x8b;
 const MSR_IA32_ARCH_CAPABILITIES: u32 = 0x10a;
 /// MCG_LMCE_P, MCG_SER_P, MCG_CMCI_P and MCG_CTL_P.
 pub(super) const SUPPORTED_MCE_CAP: u64 = 1 << 27 | 1 << 24 | 1 << 10 | 1 << 8;
-/// MSRs that user space may save and restore, of those that KVM emulates for a TD.
-const MSRS: &[u32] = &[
-    0x10,
-    0x1b,
-    0x3a,
-    0x8b,
-    0x17a,
-    0x17b,
-    0x1a0,
-    0x6e0,
-    0xc000_0080,
-];
-
 pub(super) fn get_api_version(_task: &Task, _host: &Arc<Host>, arg: u64) -> Result<i64> {
     immediate_zero(arg, "virt/kvm/kvm_main.c:5581 kvm_dev_ioctl")?;
     Ok(i64::from(KVM_API_VERSION))
@@ -62,7 +52,12 @@ pub(super) fn get_vcpu_mmap_size(_task: &Task, _host: &Arc<Host>, arg: u64) -> R
 }
 
 pub(super) fn get_msr_index_list(task: &Task, _host: &Arc<Host>, arg: u64) -> Result<i64> {
-    msr_list(task, arg, MSRS, "arch/x86/kvm/x86.c kvm_get_msr_index_list")
+    msr_list(
+        task,
+        arg,
+        SAVED_MSRS,
+        "arch/x86/kvm/x86.c kvm_get_msr_index_list",
+    )
 }
 
 pub(super) fn get_msr_feature_index_list(task: &Task, _host: &Arc<Host>, arg: u64) -> Result<i64> {

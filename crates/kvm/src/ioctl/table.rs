@@ -48,11 +48,25 @@ pub struct Entry {
     pub function: &'static str,
 }
 
-/// Handlers that answer every request that is well formed with the same error, as the kernel does for a
-/// TD: protected registers, SEV's encrypted regions, devices that there are none of.
+/// Handlers that answer every request of a TD that is well formed with the same error, as the kernel does:
+/// protected registers, SEV's encrypted regions, devices that there are none of.
 const REFUSALS: &[&str] = &[
-    "regs::protected",
-    "regs::set_protected",
+    "regs::get_regs",
+    "regs::set_regs",
+    "regs::get_sregs",
+    "regs::set_sregs",
+    "regs::get_sregs2",
+    "regs::set_sregs2",
+    "regs::get_fpu",
+    "regs::set_fpu",
+    "regs::get_xsave",
+    "regs::set_xsave",
+    "regs::get_xcrs",
+    "regs::set_xcrs",
+    "regs::get_debugregs",
+    "regs::set_debugregs",
+    "regs::set_guest_debug",
+    "regs::get_lapic",
     "regs::set_lapic",
     "vcpu::kvmclock_ctrl",
     "vm::memory_encrypt_region",
@@ -60,18 +74,9 @@ const REFUSALS: &[&str] = &[
 ];
 
 impl Entry {
-    /// Whether the request is there to be refused.
+    /// Whether the request is there to be refused, of a TD.
     pub fn is_refused(&self) -> bool {
-        REFUSALS.contains(&self.handler_name())
-    }
-
-    /// The handler's name, whatever structure it copies.
-    fn handler_name(&self) -> &'static str {
-        let (name, _) = self
-            .function
-            .split_once("::<")
-            .unwrap_or((self.function, ""));
-        name
+        REFUSALS.contains(&self.function)
     }
 
     /// The kind of file that it is for.
@@ -160,13 +165,13 @@ pub static TABLE: &[Entry] = rows! {
     Vcpu KVM_GET_MP_STATE => vcpu::get_mp_state;
     Vcpu KVM_SET_MP_STATE => vcpu::set_mp_state;
     Vcpu KVM_PRE_FAULT_MEMORY => vcpu::pre_fault_memory;
-    Vcpu KVM_GET_REGS => regs::protected;
-    Vcpu KVM_SET_REGS => regs::set_protected::<KvmRegs>;
-    Vcpu KVM_GET_SREGS => regs::protected;
-    Vcpu KVM_SET_SREGS => regs::set_protected::<KvmSregs>;
-    Vcpu KVM_GET_FPU => regs::protected;
-    Vcpu KVM_SET_FPU => regs::set_protected::<KvmFpu>;
-    Vcpu KVM_SET_GUEST_DEBUG => regs::set_protected::<KvmGuestDebug>;
+    Vcpu KVM_GET_REGS => regs::get_regs;
+    Vcpu KVM_SET_REGS => regs::set_regs;
+    Vcpu KVM_GET_SREGS => regs::get_sregs;
+    Vcpu KVM_SET_SREGS => regs::set_sregs;
+    Vcpu KVM_GET_FPU => regs::get_fpu;
+    Vcpu KVM_SET_FPU => regs::set_fpu;
+    Vcpu KVM_SET_GUEST_DEBUG => regs::set_guest_debug;
     Vcpu KVM_TRANSLATE => regs::translate;
     LoadedVcpu KVM_MEMORY_ENCRYPT_OP => vcpu::memory_encrypt_op;
     LoadedVcpu KVM_SET_CPUID2 => cpuid::set_cpuid2;
@@ -181,16 +186,16 @@ pub static TABLE: &[Entry] = rows! {
     LoadedVcpu KVM_SET_VAPIC_ADDR => vcpu::set_vapic_addr;
     LoadedVcpu KVM_KVMCLOCK_CTRL => vcpu::kvmclock_ctrl;
     LoadedVcpu KVM_ENABLE_CAP => vcpu::enable_cap;
-    LoadedVcpu KVM_GET_SREGS2 => regs::protected;
-    LoadedVcpu KVM_SET_SREGS2 => regs::protected;
-    LoadedVcpu KVM_GET_XSAVE => regs::protected;
-    LoadedVcpu KVM_SET_XSAVE => regs::set_protected::<[u8; KVM_XSAVE_BYTES]>;
-    LoadedVcpu KVM_GET_XSAVE2 => regs::protected;
-    LoadedVcpu KVM_GET_XCRS => regs::protected;
-    LoadedVcpu KVM_SET_XCRS => regs::set_protected::<KvmXcrs>;
-    LoadedVcpu KVM_GET_DEBUGREGS => regs::protected;
-    LoadedVcpu KVM_SET_DEBUGREGS => regs::set_protected::<KvmDebugregs>;
-    LoadedVcpu KVM_GET_LAPIC => regs::protected;
+    LoadedVcpu KVM_GET_SREGS2 => regs::get_sregs2;
+    LoadedVcpu KVM_SET_SREGS2 => regs::set_sregs2;
+    LoadedVcpu KVM_GET_XSAVE => regs::get_xsave;
+    LoadedVcpu KVM_SET_XSAVE => regs::set_xsave;
+    LoadedVcpu KVM_GET_XSAVE2 => regs::get_xsave;
+    LoadedVcpu KVM_GET_XCRS => regs::get_xcrs;
+    LoadedVcpu KVM_SET_XCRS => regs::set_xcrs;
+    LoadedVcpu KVM_GET_DEBUGREGS => regs::get_debugregs;
+    LoadedVcpu KVM_SET_DEBUGREGS => regs::set_debugregs;
+    LoadedVcpu KVM_GET_LAPIC => regs::get_lapic;
     LoadedVcpu KVM_SET_LAPIC => regs::set_lapic;
     LoadedVcpu KVM_INTERRUPT => interrupt::interrupt;
     LoadedVcpu KVM_NMI => regs::nmi;
@@ -274,7 +279,7 @@ mod tests {
     fn every_handler_that_refuses_is_in_the_table() {
         for function in REFUSALS {
             assert!(
-                TABLE.iter().any(|entry| entry.handler_name() == *function),
+                TABLE.iter().any(|entry| entry.function == *function),
                 "{function}"
             );
         }

@@ -142,7 +142,13 @@ pub(super) fn setup_mce(task: &Task, vcpu: &VcpuRef, arg: u64) -> Result<i64> {
             "no bank, too many banks, or an unknown bit",
         );
     }
-    vcpu.state.with(|state| state.mcg_cap = cap);
+    const CMCI: u64 = 1 << 10;
+    vcpu.state.with(|state| {
+        state.mcg_cap = cap;
+        if let Some(registers) = &mut state.registers {
+            registers.lapic.set_cmci(cap & CMCI != 0);
+        }
+    });
     Ok(0)
 }
 

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering::SeqCst;
 
 use seamlock_tdx_abi::kvm::{Errno, KVM_MP_STATE_RUNNABLE, KVM_MP_STATE_UNINITIALIZED};
 
-use super::{Vcpu, VcpuRef, VcpuTdState};
+use super::{Registers, Vcpu, VcpuRef, VcpuTdState};
 use crate::discipline::CreateVcpu;
 use crate::error::{Error, Result, fail};
 use crate::file::{File, Kind};
@@ -131,7 +131,10 @@ fn build(task: &Task, kvm: &Arc<Kvm>, id: u32) -> Result<VcpuRef> {
     } else {
         KVM_MP_STATE_UNINITIALIZED
     });
-    vcpu.reset(id == bsp);
+    let has_registers = !kvm.is_td() && kvm.host.arch().has_x86_tables();
+    let in_kernel = irqchip != Irqchip::None;
+    let registers = has_registers.then(|| Registers::reset(id, id == bsp, in_kernel));
+    vcpu.reset(id == bsp, registers);
     if kvm.is_td() {
         tdx_vcpu_create(kvm, &vcpu)?;
     }

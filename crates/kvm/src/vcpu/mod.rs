@@ -11,7 +11,9 @@
 mod create;
 mod exit;
 mod load;
+pub(crate) mod registers;
 mod run;
+mod sync_regs;
 
 use std::collections::BTreeMap;
 use std::ops::Deref;
@@ -32,6 +34,7 @@ use crate::vm::Kvm;
 
 pub(crate) use create::kvm_vm_ioctl_create_vcpu;
 pub use load::Loaded;
+pub(crate) use registers::Registers;
 pub(crate) use run::{
     kvm_arch_vcpu_ioctl_run, kvm_tdp_map_page, kvm_vcpu_pre_fault_memory, wait_for_init,
 };
@@ -125,6 +128,8 @@ pub(crate) struct State {
     pub(crate) msrs: BTreeMap<u32, u64>,
     /// `vmx->nested`.
     pub(crate) nested: NestedVmx,
+    /// Registers; None for a TD, which keeps them to itself.
+    pub(crate) registers: Option<Box<Registers>>,
 }
 
 impl State {
@@ -319,12 +324,13 @@ impl Vcpu {
         self.requests.load() & REQ_VM_DEAD != 0
     }
 
-    /// `kvm_lapic_reset`: the xAPIC, and 32 banks of machine checks.
-    fn reset(&self, is_bsp: bool) {
+    /// `kvm_vcpu_reset`: the xAPIC, 32 banks of machine checks, and registers where KVM has them.
+    fn reset(&self, is_bsp: bool, registers: Option<Registers>) {
         const ENABLE: u64 = 1 << 11;
         self.state.with(|state| {
             state.apic_base = APIC_DEFAULT_PHYS_BASE | ENABLE | if is_bsp { BSP } else { 0 };
             state.mcg_cap = KVM_MAX_MCE_BANKS;
+            state.registers = registers.map(Box::new);
         });
     }
 

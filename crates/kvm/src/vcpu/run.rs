@@ -7,14 +7,14 @@
 use seamlock_tdx_abi::kvm::{
     Errno, KVM_EXIT_INTR, KVM_MEMORY_EXIT_FLAG_PRIVATE, KVM_MP_STATE_HALTED,
     KVM_MP_STATE_INIT_RECEIVED, KVM_MP_STATE_RUNNABLE, KVM_MP_STATE_UNINITIALIZED,
-    KVM_VALID_REGS_OFFSET, KvmPreFaultMemory,
+    KvmPreFaultMemory,
 };
 use seamlock_tdx_abi::{FieldId, Gfn, Gpa, Hpa, TdxStatus};
 use seamlock_tdx_abi::{PAGE_SHIFT, PAGE_SIZE};
 use seamlock_tdx_module::After;
 
 use super::exit::{Exit, Handling, prepare_memory_fault};
-use super::{Mode, Vcpu, VcpuRef, VcpuTdState};
+use super::{Mode, Vcpu, VcpuRef, VcpuTdState, sync_regs};
 use crate::discipline::InvalidSlot;
 use crate::error::{Result, fail};
 use crate::gmem;
@@ -48,6 +48,7 @@ pub(crate) fn kvm_arch_vcpu_ioctl_run(task: &Task, vcpu: &VcpuRef) -> Result<i64
     let _loaded = vcpu.load(task);
     vcpu.run_page().write(FLAGS, &0u16.to_le_bytes());
     let result = run(task, vcpu, wants_to_run);
+    sync_regs::to_user(vcpu);
     post_kvm_run_save(vcpu);
     result
 }
@@ -57,7 +58,7 @@ fn run(task: &Task, vcpu: &VcpuRef, wants_to_run: bool) -> Result<i64> {
     if vcpu.mp_state() == KVM_MP_STATE_UNINITIALIZED {
         return wait_for_init(task, vcpu, wants_to_run);
     }
-    check_sync_regs(vcpu)?;
+    sync_regs::from_user(task, vcpu)?;
     if let Some(completion) = vcpu.state.with(|state| state.complete.take()) {
         let mut handling = Handling::new(task, vcpu.kvm(), vcpu, vcpu.state.with(|s| s.vp_enter));
         let exit = handling.complete(completion);
@@ -73,26 +74,15 @@ fn run(task: &Task, vcpu: &VcpuRef, wants_to_run: bool) -> Result<i64> {
     vcpu_run(task, vcpu)
 }
 
-/// User space and KVM share no registers of a TD (KVM_CAP_SYNC_REGS is 0).
-fn check_sync_regs(vcpu: &Vcpu) -> Result<()> {
-    const SITE: &str = "arch/x86/kvm/x86.c:8943 kvm_arch_vcpu_ioctl_run";
-    let mut sets = [0; 16];
-    vcpu.run_page().read(KVM_VALID_REGS_OFFSET, &mut sets);
-    if sets != [0; 16] {
-        return fail(
-            Errno::EINVAL,
-            SITE,
-            "kvm_valid_regs or kvm_dirty_regs of a vCPU whose state is protected",
-        );
-    }
-    Ok(())
-}
-
 /// `post_kvm_run_save`: what every KVM_RUN tells. Interrupts of a TD are not KVM's to see.
 fn post_kvm_run_save(vcpu: &Vcpu) {
-    let apic_base = vcpu.state.with(|state| state.apic_base);
+    const IF: u64 = 1 << 9;
+    let (apic_base, interrupts) = vcpu.state.with(|state| {
+        let rflags = state.registers.as_ref().map_or(0, |r| r.general.rflags);
+        (state.apic_base, rflags & IF != 0)
+    });
     let run = vcpu.run_page();
-    run.write(IF_FLAG, &[0]);
+    run.write(IF_FLAG, &[interrupts.into()]);
     run.write(APIC_BASE, &apic_base.to_le_bytes());
 }
 
@@ -133,10 +123,6 @@ fn pre_run(kvm: &Kvm, vcpu: &Vcpu) -> Result<()> {
         const SITE: &str = "arch/x86/kvm/x86.c:8878 kvm_x86_vcpu_pre_run";
         return fail(Errno::EINVAL, SITE, "a TD's vCPU waits for no SIPI");
     }
-    if !kvm.is_td() {
-        const SITE: &str = "seamlock: only TDs have guest code";
-        return fail(Errno::EINVAL, SITE, "VMs that are no TDs can't run");
-    }
     Ok(())
 }
 
@@ -157,6 +143,11 @@ fn vcpu_run(task: &Task, vcpu: &VcpuRef) -> Result<i64> {
         if vcpu.mp_state() == KVM_MP_STATE_HALTED {
             kvm_vcpu_halt(task, vcpu);
             continue;
+        }
+        if !kvm.is_td() {
+            // No errno that KVM_RUN has, and no exit: what comes of it is no result of a guest.
+            const SITE: &str = "seamlock: only TDs have guest code";
+            return fail(Errno::ENOSYS, SITE, "VMs that are no TDs can't run");
         }
         let srcu = kvm.srcu.read();
         mmu::kvm_mmu_reload(task, kvm, vcpu)?;

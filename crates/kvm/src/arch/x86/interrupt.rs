@@ -19,7 +19,11 @@ pub(crate) fn interrupt(task: &Task, vcpu: &VcpuRef, arg: u64) -> Result<i64> {
         return fail(Errno::EINVAL, SITE, "not below KVM_NR_INTERRUPTS");
     }
     match vcpu.kvm().arch.with(|arch| arch.irqchip) {
-        Irqchip::None => {}
+        Irqchip::None => vcpu.state.with(|state| {
+            let events = &mut state.events;
+            (events.interrupt_injected, events.interrupt_soft) = (1, 0);
+            events.interrupt_nr = irq as u8;
+        }),
         Irqchip::Kernel => return fail(Errno::ENXIO, SITE, "the 8259 is in the kernel"),
         Irqchip::Split if vcpu.arch().external_vector.load() != NO_VECTOR => {
             return fail(Errno::EEXIST, SITE, "a vector is pending already");

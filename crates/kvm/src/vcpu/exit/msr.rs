@@ -7,7 +7,9 @@ use seamlock_tdx_abi::kvm::{
 };
 
 use super::{Completion, Exit, Handling};
-use crate::vcpu::Vcpu;
+use crate::ioctl::{ARCH_CAPABILITIES, is_valid_apic_base};
+use crate::vcpu::registers::Caps;
+use crate::vcpu::{Registers, State, Vcpu};
 use crate::vm::Kvm;
 
 const APICBASE: u32 = 0x1b;
@@ -19,6 +21,8 @@ const PLATFORM_INFO: u32 = 0xce;
 const X2APIC_ID: u32 = 0x802;
 const POLL_CONTROL: u32 = 0x4b56_4d05;
 const EFER: u32 = 0xc000_0080;
+const FS_BASE: u32 = 0xc000_0100;
+const GS_BASE: u32 = 0xc000_0101;
 /// IA32_MCG_CAP: local machine checks.
 const MCG_LMCE_P: u64 = 1 << 27;
 const FEAT_CTL_LOCKED: u64 = 1;
@@ -70,6 +74,16 @@ impl Vcpu {
     /// reset. None where it can't be read.
     pub(crate) fn msr(&self, msr: u32) -> Option<u64> {
         self.state.with(|state| {
+            if let Some(registers) = &state.registers {
+                return match msr {
+                    APICBASE => Some(state.apic_base),
+                    MCG_CAP => Some(state.mcg_cap),
+                    _ => {
+                        let after_reset = registers.msr_after_reset(msr, ARCH_CAPABILITIES)?;
+                        Some(state.msrs.get(&msr).copied().unwrap_or(after_reset))
+                    }
+                };
+            }
             let lmce = state.mcg_cap & MCG_LMCE_P != 0;
             let after_reset = match msr {
                 _ if !is_emulated(msr) => return None,
@@ -96,7 +110,16 @@ impl Vcpu {
     }
 
     /// User space writes an MSR. Whether it may.
-    pub(crate) fn set_msr(&self, msr: u32, value: u64) -> bool {
+    pub(crate) fn set_msr(&self, kvm: &Kvm, msr: u32, value: u64) -> bool {
+        let own = self.state.with(|state| {
+            let mut registers = state.registers.take()?;
+            let taken = set_own_msr(kvm, state, &mut registers, msr, value);
+            state.registers = Some(registers);
+            Some(taken)
+        });
+        if let Some(taken) = own {
+            return taken;
+        }
         let refused = match msr {
             APICBASE | FEAT_CTL | EFER | MCG_CAP | MTRR_CAP => true,
             MCG_EXT_CTL => value > 1,
@@ -107,6 +130,36 @@ impl Vcpu {
         }
         !refused
     }
+}
+
+/// As [`Vcpu::set_msr`], of a vCPU whose registers KVM has.
+fn set_own_msr(
+    kvm: &Kvm,
+    state: &mut State,
+    registers: &mut Registers,
+    msr: u32,
+    value: u64,
+) -> bool {
+    let platform_info = state.msrs.get(&PLATFORM_INFO).copied().unwrap_or(1 << 31);
+    let width = state.maxphyaddr();
+    let caps = Caps::new(&kvm.host, &state.cpuid);
+    match msr {
+        MCG_CAP => return false,
+        APICBASE => {
+            let taken = is_valid_apic_base(state.apic_base, value, &caps, width);
+            if taken {
+                state.apic_base = value;
+            }
+            return taken;
+        }
+        _ if !registers.take_msr(&caps, msr, value, platform_info) => return false,
+        // Kept in the registers.
+        EFER | FS_BASE | GS_BASE => {}
+        _ => {
+            state.msrs.insert(msr, value);
+        }
+    }
+    true
 }
 
 /// Why an MSR is not the guest's. One that a TD lacks is invalid, and not unknown.

@@ -1,60 +1,52 @@
-//! Register files, events and the like of a vCPU, under `vcpu->mutex`. A TD's are protected: refused,
-//! in the kernel's order of copy and check. VMs that are no TDs never run, and have none here either.
+//! Register files, events and the like of a vCPU, under `vcpu->mutex`. A TD's registers are protected.
 //!
 //! Source: Linux v7.3.4 `arch/x86/kvm/regs.c`, `arch/x86/kvm/x86.c`.
 
+mod lapic;
+mod state;
+mod xstate;
+
 use seamlock_tdx_abi::kvm::{
-    Errno, KVM_APIC_REG_SIZE, KVM_CAP_EXCEPTION_PAYLOAD, KVM_CAP_X86_TRIPLE_FAULT_EVENT,
-    KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET, KvmDeviceAttr, KvmTranslation, KvmVcpuEvents,
-    KvmX86Mce,
+    Errno, KVM_CAP_EXCEPTION_PAYLOAD, KVM_CAP_X86_TRIPLE_FAULT_EVENT, KVM_VCPU_TSC_CTRL,
+    KVM_VCPU_TSC_OFFSET, KvmDeviceAttr, KvmTranslation, KvmVcpuEvents, KvmX86Mce,
 };
-use zerocopy::{FromBytes, IntoBytes};
 
 use crate::error::{Result, fail};
 use crate::task::Task;
 use crate::vcpu::VcpuRef;
-use crate::vm::Irqchip;
+
+pub(super) use lapic::{get_lapic, set_lapic};
+pub(crate) use state::{apply_regs, apply_sregs, is_valid_apic_base, sync_regs};
+pub(super) use state::{
+    get_debugregs, get_regs, get_sregs, get_sregs2, set_debugregs, set_guest_debug, set_regs,
+    set_sregs, set_sregs2,
+};
+pub(super) use xstate::{get_fpu, get_xcrs, get_xsave, set_fpu, set_xcrs, set_xsave};
 
 const SITE: &str = "arch/x86/kvm/regs.c: has_protected_state && guest_state_protected";
 
-fn refuse() -> Result<i64> {
+fn refuse<T>() -> Result<T> {
     fail(Errno::EINVAL, SITE, "the guest's state is protected")
 }
 
-/// Refused before anything is copied: all that are read, and KVM_SET_SREGS2.
-pub(super) fn protected(_task: &Task, _vcpu: &VcpuRef, _arg: u64) -> Result<i64> {
-    refuse()
-}
-
-/// Refused after the structure was copied in.
-pub(super) fn set_protected<T: FromBytes + IntoBytes>(
-    task: &Task,
-    _vcpu: &VcpuRef,
-    arg: u64,
-) -> Result<i64> {
-    let _: T = task.get(arg, "virt/kvm/kvm_main.c:4464 kvm_vcpu_ioctl")?;
-    refuse()
-}
-
-/// A local APIC in user space is looked for before the copy.
-pub(super) fn set_lapic(task: &Task, vcpu: &VcpuRef, arg: u64) -> Result<i64> {
-    const SITE: &str = "arch/x86/kvm/x86.c:3462 kvm_arch_vcpu_ioctl";
-    if vcpu.kvm().arch.with(|arch| arch.irqchip) == Irqchip::None {
-        return fail(Errno::EINVAL, SITE, "there is no local APIC in the kernel");
-    }
-    task.get_bytes(arg, &mut [0; KVM_APIC_REG_SIZE], SITE)?;
-    const PROTECTED: &str = "arch/x86/kvm/x86.c:2717 kvm_vcpu_ioctl_set_lapic";
-    fail(Errno::EINVAL, PROTECTED, "the local APIC is protected")
-}
-
-/// KVM sees no paging in a TD: every address is its own translation.
+/// KVM sees no paging in a TD: every address is its own translation, as where paging is off. Page tables
+/// of other VMs are not walked: nothing is found.
 pub(super) fn translate(task: &Task, vcpu: &VcpuRef, arg: u64) -> Result<i64> {
     const SITE: &str = "virt/kvm/kvm_main.c:4615 kvm_vcpu_ioctl";
     let mut translation: KvmTranslation = task.get(arg, SITE)?;
     let _loaded = vcpu.load(task);
     let _srcu = vcpu.kvm().srcu.read();
-    translation.physical_address = translation.linear_address;
-    (translation.valid, translation.writeable) = (1, 1);
+    let is_paging = |state: &crate::vcpu::State| {
+        let registers = state.registers.as_deref();
+        registers.is_some_and(|registers| registers.is_paging())
+    };
+    let found = !vcpu.state.with(|state| is_paging(state));
+    translation.physical_address = if found {
+        translation.linear_address
+    } else {
+        u64::MAX
+    };
+    (translation.valid, translation.writeable) = (found.into(), 1);
     translation.usermode = 0;
     task.put(arg, &translation, SITE)?;
     Ok(0)
@@ -93,6 +85,16 @@ fn is_on(vcpu: &VcpuRef, cap: u32) -> bool {
 
 /// `kvm_vcpu_ioctl_x86_get_vcpu_events`. Interrupt shadow and NMI masking of a TD read as none.
 pub(super) fn get_vcpu_events(task: &Task, vcpu: &VcpuRef, arg: u64) -> Result<i64> {
+    task.put(
+        arg,
+        &events(vcpu),
+        "arch/x86/kvm/x86.c:3591 kvm_arch_vcpu_ioctl",
+    )?;
+    Ok(0)
+}
+
+/// What is told of them.
+pub(crate) fn events(vcpu: &VcpuRef) -> KvmVcpuEvents {
     let payload = is_on(vcpu, KVM_CAP_EXCEPTION_PAYLOAD);
     let triple_fault = is_on(vcpu, KVM_CAP_X86_TRIPLE_FAULT_EVENT);
     let mut events = vcpu.state.with(|state| state.events);
@@ -100,11 +102,10 @@ pub(super) fn get_vcpu_events(task: &Task, vcpu: &VcpuRef, arg: u64) -> Result<i
         events.exception_injected |= events.exception_pending;
     }
     (events.sipi_vector, events.nmi_pad, events.reserved) = (0, 0, [0; 26]);
-    (
-        events.interrupt_soft,
-        events.interrupt_shadow,
-        events.nmi_masked,
-    ) = (0, 0, 0);
+    events.interrupt_soft = 0;
+    if vcpu.kvm().is_td() {
+        (events.interrupt_shadow, events.nmi_masked) = (0, 0);
+    }
     events.flags = NMI_PENDING | SHADOW | SMM;
     if payload {
         events.flags |= PAYLOAD;
@@ -114,15 +115,19 @@ pub(super) fn get_vcpu_events(task: &Task, vcpu: &VcpuRef, arg: u64) -> Result<i
     } else {
         events.triple_fault_pending = 0;
     }
-    task.put(arg, &events, "arch/x86/kvm/x86.c:3591 kvm_arch_vcpu_ioctl")?;
-    Ok(0)
+    events
 }
 
 /// `kvm_vcpu_ioctl_x86_set_vcpu_events`.
 pub(super) fn set_vcpu_events(task: &Task, vcpu: &VcpuRef, arg: u64) -> Result<i64> {
+    let new = task.get(arg, "arch/x86/kvm/x86.c:3602 kvm_arch_vcpu_ioctl")?;
+    apply_events(vcpu, new).map(|()| 0)
+}
+
+/// What user space says of them, where it may.
+pub(crate) fn apply_events(vcpu: &VcpuRef, mut new: KvmVcpuEvents) -> Result<()> {
     const SITE: &str = "arch/x86/kvm/x86.c:3041 kvm_vcpu_ioctl_x86_set_vcpu_events";
     const KNOWN: u32 = NMI_PENDING | SIPI_VECTOR | SHADOW | SMM | PAYLOAD | TRIPLE_FAULT;
-    let mut new: KvmVcpuEvents = task.get(arg, SITE)?;
     if new.flags & !KNOWN != 0 {
         return fail(Errno::EINVAL, SITE, "an unknown flag is set");
     }
@@ -147,6 +152,9 @@ pub(super) fn set_vcpu_events(task: &Task, vcpu: &VcpuRef, arg: u64) -> Result<i
     if new.flags & NMI_PENDING == 0 {
         new.nmi_pending = old.nmi_pending;
     }
+    if new.flags & SHADOW == 0 {
+        new.interrupt_shadow = old.interrupt_shadow;
+    }
     if new.flags & SMM == 0 {
         (new.smi_smm, new.smi_pending) = (old.smi_smm, old.smi_pending);
         new.smi_smm_inside_nmi = old.smi_smm_inside_nmi;
@@ -166,7 +174,7 @@ pub(super) fn set_vcpu_events(task: &Task, vcpu: &VcpuRef, arg: u64) -> Result<i
         );
     }
     vcpu.kick();
-    Ok(0)
+    Ok(())
 }
 
 /// `kvm_vcpu_ioctl_x86_set_mce`, as far as its checks: no machine check reaches a guest here.
@@ -202,14 +210,23 @@ pub(super) fn has_device_attr(task: &Task, _vcpu: &VcpuRef, arg: u64) -> Result<
 pub(super) fn get_device_attr(task: &Task, vcpu: &VcpuRef, arg: u64) -> Result<i64> {
     const SITE: &str = "arch/x86/kvm/x86.c:3285 kvm_arch_tsc_get_attr";
     let attr = tsc_attr(task, arg)?;
-    let offset = vcpu.kvm().tdx.config.with(|config| config.tsc_offset);
+    let own = vcpu
+        .state
+        .with(|state| state.registers.as_ref().map(|r| r.tsc_offset));
+    let offset = own.unwrap_or_else(|| vcpu.kvm().tdx.config.with(|config| config.tsc_offset));
     task.put(attr.addr, &offset, SITE)?;
     Ok(0)
 }
 
 /// Accepted, and without effect on a TD, whose TSC is protected.
-pub(super) fn set_device_attr(task: &Task, _vcpu: &VcpuRef, arg: u64) -> Result<i64> {
+pub(super) fn set_device_attr(task: &Task, vcpu: &VcpuRef, arg: u64) -> Result<i64> {
     const SITE: &str = "arch/x86/kvm/x86.c:3305 kvm_arch_tsc_set_attr";
     let attr = tsc_attr(task, arg)?;
-    task.get::<u64>(attr.addr, SITE).map(|_| 0)
+    let offset: u64 = task.get(attr.addr, SITE)?;
+    vcpu.state.with(|state| {
+        if let Some(registers) = &mut state.registers {
+            registers.tsc_offset = offset;
+        }
+    });
+    Ok(0)
 }
