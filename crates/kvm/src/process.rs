@@ -1,17 +1,21 @@
 //! A process in memory: user memory and descriptors, for clients that are no processes of their own.
 //!
 //! # Locking
-//! Private: the kernel's `mmap_lock` and descriptor table have nothing to do with KVM's locks.
+//! Private: the kernel's `mmap_lock` and `file_lock` have nothing to do with KVM's locks. Which numbers of
+//! the descriptor table are taken, and what each entry is, are cells that a hook sees: another thread
+//! can tell from the number that it gets whether a close came before. `close` of the kernel changes the
+//! two at once, ours one after the other, and meanwhile the number is as good as open.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use seamlock_sync::Private;
+use seamlock_sync::{Action, Private, announce};
 use seamlock_tdx_abi::kvm::{Errno, KVM_VCPU_MMAP_BYTES};
 use seamlock_tdx_abi::{Hpa, PAGE_SIZE};
 
 use crate::file::File;
 use crate::host::CachedFile;
+use crate::locks::cells;
 use crate::task::{Control, Fault, Files, RunPage, Task, UserMemory};
 
 /// Where mappings start.
@@ -46,7 +50,8 @@ struct Memory {
 pub struct Process {
     mm: u64,
     memory: Private<Memory>,
-    files: Private<BTreeMap<i32, Arc<File>>>,
+    /// By descriptor; without a file while it is being opened or closed.
+    files: Private<BTreeMap<i32, Option<Arc<File>>>>,
     max_fds: usize,
 }
 
@@ -122,7 +127,24 @@ impl Process {
 
     /// Open descriptors, ascending.
     pub fn open_fds(&self) -> Vec<i32> {
-        self.files.with(|files| files.keys().copied().collect())
+        let open = |(fd, file): (&i32, &Option<_>)| file.is_some().then_some(*fd);
+        self.files
+            .with(|files| files.iter().filter_map(open).collect())
+    }
+
+    /// Takes the lowest number that is free (`get_unused_fd_flags`).
+    fn unused_fd(&self) -> Result<i32, Errno> {
+        announce(Action::Update, cells::DESCRIPTORS.at(self.mm), 0);
+        self.files.with(|files| {
+            if files.len() >= self.max_fds {
+                return Err(Errno::EMFILE);
+            }
+            let free = (FIRST_FD..)
+                .find(|fd| !files.contains_key(fd))
+                .ok_or(Errno::EMFILE)?;
+            files.insert(free, None);
+            Ok(free)
+        })
     }
 
     fn each_page(
@@ -233,24 +255,22 @@ impl UserMemory for Process {
 
 impl Files for Process {
     fn install(&self, file: &Arc<File>) -> Result<i32, Errno> {
-        self.files.with(|files| {
-            if files.len() >= self.max_fds {
-                return Err(Errno::EMFILE);
-            }
-            let free = (FIRST_FD..)
-                .find(|fd| !files.contains_key(fd))
-                .ok_or(Errno::EMFILE)?;
-            files.insert(free, file.clone());
-            Ok(free)
-        })
+        let fd = self.unused_fd()?;
+        announce(Action::Store, cells::DESCRIPTOR.of(self.mm, fd as u64), 0);
+        self.files
+            .with(|files| files.insert(fd, Some(file.clone())));
+        Ok(fd)
     }
 
     fn file(&self, fd: i32) -> Option<Arc<File>> {
-        self.files.with(|files| files.get(&fd).cloned())
+        self.files.with(|files| files.get(&fd).cloned().flatten())
     }
 
     fn remove(&self, fd: i32) -> Option<Arc<File>> {
-        self.files.with(|files| files.remove(&fd))
+        let file = self.files.with(|files| files.get_mut(&fd)?.take())?;
+        announce(Action::Update, cells::DESCRIPTORS.at(self.mm), 0);
+        self.files.with(|files| files.remove(&fd));
+        Some(file)
     }
 
     fn run_page(&self) -> Arc<dyn RunPage> {

@@ -5,12 +5,15 @@ use std::process::ExitCode;
 use clap::Args;
 use seamlock_check::{CheckError, Story};
 use seamlock_kvm::Discipline;
-use seamlock_races::sweep::{Cause, Cell, Letter, Matrix, OPERATIONS, Swept, cells, is_lock_order};
+use seamlock_races::sweep::{
+    Cause, Cell, Letter, Matrix, OPERATIONS, Swept, Tally, cells, is_lock_order, spread,
+};
 use serde::Serialize;
 
 use super::place::{self, Place};
 use super::{Check, jobs};
 use crate::failure::BadInput;
+use crate::progress;
 use crate::style;
 
 /// Options of the sweep.
@@ -28,6 +31,10 @@ pub struct Sweep {
     /// The most executions for each cell of the sweep
     #[arg(long, value_name = "N", default_value_t = 1000, requires = "sweep")]
     budget: u64,
+    /// The most executions of the whole sweep. The cells are then taken at random, from every state and
+    /// every company in proportion, and those that it does not come to are counted as not run
+    #[arg(long, value_name = "N", requires = "sweep")]
+    total: Option<u64>,
     /// Only this state, this state with these operations (STATE/A+B), or cells with this operation
     #[arg(long, value_name = "CELL", requires = "sweep")]
     only: Option<String>,
@@ -59,23 +66,7 @@ impl Sweep {
     /// When no TD can be built under the discipline, or the check itself failed.
     pub fn run(&self, check: &Check) -> anyhow::Result<ExitCode> {
         let discipline = place::discipline(check.discipline.as_deref().unwrap_or("v7.3"))?;
-        let cells = self.cells()?;
-        let mut matrix = Matrix::default();
-        let work = |cell: &Cell| {
-            let swept = cell.check(discipline, self.budget, check.seed);
-            Ok::<_, anyhow::Error>((cell.clone(), swept))
-        };
-        let done = |(cell, swept): (Cell, Result<Swept, CheckError>)| {
-            match swept {
-                Ok(swept) => matrix.add(&cell, swept),
-                Err(error @ (CheckError::Engine(_) | CheckError::Nondeterministic { .. })) => {
-                    matrix.fail(&cell, error);
-                }
-                Err(error) => return Err(error.into()),
-            }
-            Ok(())
-        };
-        jobs::in_order(&cells, check.jobs, work, done)?;
+        let mut matrix = self.matrix(check, discipline)?;
         self.shrink(&mut matrix, discipline, check)?;
         if check.json {
             for (key, cause) in &matrix.causes {
@@ -108,6 +99,45 @@ impl Sweep {
         })
     }
 
+    /// Runs the cells. The sum depends neither on the number of threads nor on the clock.
+    fn matrix(&self, check: &Check, discipline: &'static Discipline) -> anyhow::Result<Matrix> {
+        let mut cells = self.cells()?;
+        if self.total.is_some() {
+            spread(&mut cells, check.seed);
+        }
+        let bar = progress::count("sweep", cells.len() as u64);
+        let mut matrix = Matrix::default();
+        let work = |cell: &Cell| {
+            Ok((
+                cell.clone(),
+                cell.check(discipline, self.budget, check.seed),
+            ))
+        };
+        let done = |(cell, swept): (Cell, Result<Swept, CheckError>)| {
+            match swept {
+                Ok(swept) => matrix.add(&cell, swept),
+                Err(error @ (CheckError::Engine(_) | CheckError::Nondeterministic { .. })) => {
+                    matrix.fail(&cell, error);
+                }
+                Err(error) => return Err(Ended::Failed(error)),
+            }
+            bar.inc(1);
+            match self.total {
+                Some(total) if matrix.executions >= total => Err(Ended::Spent),
+                _ => Ok(()),
+            }
+        };
+        match jobs::in_order(&cells, check.jobs, work, done) {
+            Ok(()) | Err(Ended::Spent) => {}
+            Err(Ended::Failed(error)) => return Err(error.into()),
+        }
+        bar.finish_and_clear();
+        for cell in &cells[matrix.all.run() as usize..] {
+            matrix.skip(cell);
+        }
+        Ok(matrix)
+    }
+
     fn cells(&self) -> anyhow::Result<Vec<Cell>> {
         let mut all = cells(if self.triples { 3 } else { 2 });
         let Some(only) = &self.only else {
@@ -129,19 +159,30 @@ impl Sweep {
     fn print(&self, matrix: &Matrix, discipline: &Discipline) {
         table(matrix);
         let name = discipline.name;
-        let (open, steps) = matrix.not_exhausted;
+        let all = matrix.all;
+        anstream::println!();
+        if self.triples || self.total.is_some() {
+            companies(matrix);
+        }
+        let not_run = match all.not_run {
+            0 => String::new(),
+            n => format!(", {n} not run"),
+        };
         anstream::println!(
-            "\n{name}: {} cells proved ({} traces), {} refuted, {open} not exhausted within {} \
-             executions each; {} executions",
-            matrix.proved,
+            "{name}: {} cells: {} proved ({} traces), {} refuted, {} not exhausted within {} \
+             executions each{not_run}; {} executions",
+            all.cells(),
+            all.proved,
             matrix.traces,
-            matrix.refuted,
+            all.refuted,
+            all.not_exhausted,
             self.budget,
             matrix.executions
         );
-        if steps > 0 {
+        if matrix.endless > 0 {
             anstream::println!(
-                "{steps} of those that are not exhausted have an execution that does not end"
+                "{} of those that are not exhausted have an execution that does not end",
+                matrix.endless
             );
         }
         for (cell, error) in &matrix.failed {
@@ -172,6 +213,51 @@ impl Sweep {
             anstream::println!("   again: seamlock check --replay '{}'", line.replay);
         }
     }
+}
+
+/// Why a sweep ends before its last cell.
+enum Ended {
+    Spent,
+    Failed(CheckError),
+}
+
+/// The cells by who takes part.
+fn companies(matrix: &Matrix) {
+    let (on, off) = (style::HEAD.render(), style::HEAD.render_reset());
+    let names = [
+        "cells",
+        "run",
+        "proved",
+        "refuted",
+        "not exhausted",
+        "not run",
+    ];
+    let heads: String = names.iter().map(|name| format!("{name:>14}")).collect();
+    anstream::println!("{on}{:26}{heads}{off}", "");
+    let row = |name: String, tally: &Tally| {
+        let Tally {
+            proved,
+            refuted,
+            not_exhausted,
+            not_run,
+            ..
+        } = *tally;
+        let numbers = [
+            tally.cells(),
+            tally.run(),
+            proved,
+            refuted,
+            not_exhausted,
+            not_run,
+        ];
+        let numbers: String = numbers.iter().map(|n| format!("{n:>14}")).collect();
+        anstream::println!("{name:26}{numbers}");
+    };
+    for (company, tally) in &matrix.by {
+        row(company.to_string(), tally);
+    }
+    row("all".to_owned(), &matrix.all);
+    anstream::println!();
 }
 
 fn line<'a>(

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use seamlock_check::{CheckError, Counterexample, Limit};
 use seamlock_kvm::Discipline;
 
-use super::{Cell, OPERATIONS, Swept};
+use super::{Cell, Company, OPERATIONS, Swept};
 use crate::shrink::{Shrunk, shrink};
 
 /// The worst that was found of a pair, in any state and in whatever company.
@@ -94,20 +94,47 @@ impl Cause {
     }
 }
 
+/// What became of some cells.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// All interleavings were run, and nothing is wrong.
+    pub proved: u64,
+    /// Something is wrong.
+    pub refuted: u64,
+    /// Nothing wrong was found, and not all interleavings were run.
+    pub not_exhausted: u64,
+    /// The checker gave up by a fault of its own.
+    pub failed: u64,
+    /// Nobody got to it.
+    pub not_run: u64,
+}
+
+impl Tally {
+    /// How many cells there are.
+    pub fn cells(&self) -> u64 {
+        self.run() + self.not_run
+    }
+
+    /// How many of them were run.
+    pub fn run(&self) -> u64 {
+        self.proved + self.refuted + self.not_exhausted + self.failed
+    }
+}
+
 /// The sum of a sweep.
 #[derive(Clone, Debug, Default)]
 pub struct Matrix {
     letters: BTreeMap<(usize, usize), Letter>,
     /// Findings by oracle and cause.
     pub causes: BTreeMap<(String, String), Cause>,
-    /// Cells that were proved.
-    pub proved: u64,
-    /// The traces of those.
+    /// All cells.
+    pub all: Tally,
+    /// The cells by who takes part.
+    pub by: BTreeMap<Company, Tally>,
+    /// The traces of the cells that were proved.
     pub traces: u64,
-    /// Cells in which something is wrong.
-    pub refuted: u64,
-    /// Cells that were not exhausted, and those of them in which an execution did not end.
-    pub not_exhausted: (u64, u64),
+    /// Of the cells that were not exhausted, those in which an execution did not end.
+    pub endless: u64,
     /// All executions.
     pub executions: u64,
     /// Cells that the checker gave up on by a fault of its own, and the fault. They say nothing.
@@ -118,7 +145,19 @@ impl Matrix {
     /// Adds a cell that the checker failed on.
     pub fn fail(&mut self, cell: &Cell, error: CheckError) {
         self.mark(cell, Letter::NotExhausted);
+        self.count(cell, |tally| &mut tally.failed);
         self.failed.push((cell.to_string(), error));
+    }
+
+    /// Adds a cell that nobody gets to.
+    pub fn skip(&mut self, cell: &Cell) {
+        self.count(cell, |tally| &mut tally.not_run);
+    }
+
+    fn count(&mut self, cell: &Cell, number: fn(&mut Tally) -> &mut u64) {
+        let company = self.by.entry(Company::of(cell)).or_default();
+        *number(company) += 1;
+        *number(&mut self.all) += 1;
     }
 
     fn mark(&mut self, cell: &Cell, letter: Letter) {
@@ -139,13 +178,13 @@ impl Matrix {
         self.mark(cell, letter);
         self.executions += swept.executions;
         match letter {
-            Letter::Refuted => self.refuted += 1,
+            Letter::Refuted => self.count(cell, |tally| &mut tally.refuted),
             Letter::NotExhausted => {
-                self.not_exhausted.0 += 1;
-                self.not_exhausted.1 += u64::from(swept.explored == Err(Limit::Steps));
+                self.count(cell, |tally| &mut tally.not_exhausted);
+                self.endless += u64::from(swept.explored == Err(Limit::Steps));
             }
             Letter::Proved => {
-                self.proved += 1;
+                self.count(cell, |tally| &mut tally.proved);
                 self.traces += swept.explored.unwrap_or(0);
             }
         }
@@ -166,9 +205,9 @@ impl Matrix {
         self.letters.get(&(a.min(b), a.max(b))).copied()
     }
 
-    /// 1 when something is wrong, 3 when something was not exhausted, else 0.
+    /// 1 when something is wrong, 3 when something was not exhausted or not run, else 0.
     pub fn exit_code(&self) -> u8 {
-        let open = self.not_exhausted.0 + self.failed.len() as u64;
+        let open = self.all.cells() - self.all.proved - self.all.refuted;
         match (self.causes.is_empty(), open) {
             (false, _) => 1,
             (true, 0) => 0,

@@ -4,6 +4,7 @@
 
 mod matrix;
 mod operations;
+mod sample;
 mod states;
 
 use std::fmt;
@@ -14,8 +15,9 @@ use seamlock_kvm::Discipline;
 use seamlock_kvm::error::{Error, Result};
 use seamlock_tdx_abi::kvm::Errno;
 
-pub use matrix::{Cause, Letter, Matrix};
+pub use matrix::{Cause, Letter, Matrix, Tally};
 pub use operations::{By, OPERATIONS, Operation, operation};
+pub use sample::{Company, spread};
 pub use states::{STATES, State, state};
 
 use crate::act::Act;
