@@ -1,7 +1,11 @@
 //! `seamlock run` as a user runs it.
 
+use std::io::BufRead;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
+
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
 fn run(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_seamlock"))
@@ -41,6 +45,59 @@ fn the_exit_code_is_that_of_the_command() {
         Some(137)
     );
     assert_eq!(run(&["--", "/no/such/program"]).status.code(), Some(2));
+}
+
+/// Starts `seamlock run` in a process group of its own, and waits until the command says that it runs.
+fn started(command: &str) -> (std::process::Child, Pid) {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_seamlock"))
+        .args(["run", "--quiet", "--", "sh", "-c", command])
+        .process_group(0)
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("it starts");
+    let mut line = String::new();
+    let out = child.stdout.take().expect("piped");
+    std::io::BufReader::new(out)
+        .read_line(&mut line)
+        .expect("a line");
+    assert_eq!(line, "running\n");
+    let pid = Pid::from_child(&child);
+    (child, pid)
+}
+
+#[test]
+fn a_signal_from_the_terminal_is_the_commands_and_one_that_is_sent_to_us_is_passed_on() {
+    let (mut child, pid) = started("echo running; exec sleep 60");
+    kill_process_group(pid, Signal::INT).expect("it runs");
+    assert_eq!(child.wait().expect("it ends").code(), Some(130));
+    let (mut child, pid) = started("echo running; exec sleep 60");
+    kill_process(pid, Signal::TERM).expect("it runs");
+    assert_eq!(child.wait().expect("it ends").code(), Some(143));
+    // A command that ends by itself for it has the last word.
+    let (mut child, pid) = started("trap 'exit 5' TERM; echo running; sleep 60 & wait");
+    kill_process(pid, Signal::TERM).expect("it runs");
+    assert_eq!(child.wait().expect("it ends").code(), Some(5));
+}
+
+#[test]
+fn a_program_that_cannot_wear_the_library_is_refused_in_one_line() {
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let (source, program) = (dir.join("static.c"), dir.join("static"));
+    std::fs::write(&source, "int main(void) { return 3; }").expect("writable");
+    let compiler = std::env::var_os("CC").unwrap_or_else(|| "cc".into());
+    let mut compile = Command::new(compiler);
+    compile.args(["-static", "-o"]).arg(&program).arg(&source);
+    if !compile.status().is_ok_and(|status| status.success()) {
+        println!("skipped: a static program, there is no C compiler with a static C library");
+        return;
+    }
+    let program = program.to_str().expect("UTF-8");
+    let refused = run(&["--", program]);
+    assert_eq!(refused.status.code(), Some(2));
+    let said = stderr(&refused);
+    assert!(said.contains("is linked statically"), "{said}");
+    assert_eq!(said.lines().count(), 1, "{said}");
+    assert_eq!(run(&["--", "env", program]).status.code(), Some(3));
 }
 
 #[test]

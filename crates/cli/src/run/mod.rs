@@ -2,6 +2,7 @@
 
 mod dress;
 mod summary;
+mod wearable;
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -67,6 +68,7 @@ pub struct Run {
 impl Run {
     /// Runs the command; its exit code is ours.
     pub fn run(&self) -> Result<ExitCode> {
+        self.check_command()?;
         let dress = Dress::new(&self.settings()?)?;
         let status = self.wear(&dress)?;
         let summary = Summary::of(&read_records(dress.dir())?);
@@ -111,6 +113,20 @@ impl Run {
             verbose: self.verbose,
             ..Settings::default()
         })
+    }
+
+    /// Refuses what can't wear the library, and would see a real /dev/kvm.
+    fn check_command(&self) -> Result<()> {
+        let program = self.command.first().context("clap wants a command")?;
+        let Some(why) = wearable::hindrance(program) else {
+            return Ok(());
+        };
+        let program = program.to_string_lossy();
+        let text = format!(
+            "{program} {why}, so it can't see seamlock's /dev/kvm; if it only starts others, put `env` \
+             in front of it"
+        );
+        Err(BadInput(text).into())
     }
 
     /// Starts the command and waits for it.

@@ -4,8 +4,11 @@
 
 use std::ffi::{c_char, c_int, c_uint};
 
+use seamlock_kvm::file::Kind;
+
 use super::hooks;
 use crate::device::{self, MAJOR, MINOR, STAND_IN};
+use crate::process::process;
 use crate::table::Sort;
 use crate::{real, table};
 
@@ -17,6 +20,31 @@ unsafe fn with_number(result: c_int, out: *mut libc::stat) -> c_int {
     if result == 0 {
         // SAFETY: the caller's promise.
         unsafe { (*out).st_rdev = libc::makedev(MAJOR, MINOR) };
+    }
+    result
+}
+
+/// The size of a guest_memfd. The memfd below it is empty where user space may touch no page of it.
+fn gmem_size(fd: c_int) -> Option<u64> {
+    if table::sort(fd) != Some(Sort::Gmem) {
+        return None;
+    }
+    match process().file(fd)?.kind() {
+        Kind::Gmem(gmem) => Some(gmem.size()),
+        _ => None,
+    }
+}
+
+/// Puts the size of a guest_memfd into an answer that succeeded.
+///
+/// # Safety
+/// `out` was filled in when `result` is 0.
+unsafe fn with_size(result: c_int, fd: c_int, out: *mut libc::stat) -> c_int {
+    if result == 0
+        && let Some(size) = gmem_size(fd)
+    {
+        // SAFETY: the caller's promise.
+        unsafe { (*out).st_size = size as libc::off_t };
     }
     result
 }
@@ -77,14 +105,14 @@ by_path! {
 }
 
 hooks! {
-    /// `fstat(2)`: our `/dev/kvm` is a device.
+    /// `fstat(2)`: our `/dev/kvm` is a device, and a guest_memfd has its size.
     fn fstat(fd: c_int, out: *mut libc::stat) -> c_int {
         // SAFETY: the caller's promise, passed on.
         unsafe {
             if table::sort(fd) == Some(Sort::System) {
                 return with_number(real::stat(STAND_IN.as_ptr(), out), out);
             }
-            real::fstat(fd, out)
+            with_size(real::fstat(fd, out), fd, out)
         }
     }
 
@@ -101,7 +129,7 @@ hooks! {
             if table::sort(fd) == Some(Sort::System) {
                 return with_number(real::xstat(version, STAND_IN.as_ptr(), out), out);
             }
-            real::fxstat(version, fd, out)
+            with_size(real::fxstat(version, fd, out), fd, out)
         }
     }
 
@@ -129,7 +157,11 @@ hooks! {
                 device::is_kvm(path)
             };
             if !ours {
-                return real::statx(dir, path, flags, mask, out);
+                let result = real::statx(dir, path, flags, mask, out);
+                if result == 0 && by_fd && let Some(size) = gmem_size(dir) {
+                    (*out).stx_size = size;
+                }
+                return result;
             }
             let result = real::statx(dir, STAND_IN.as_ptr(), flags, mask, out);
             if result == 0 {

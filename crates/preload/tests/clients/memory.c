@@ -44,6 +44,10 @@ static void gmem(void) {
   struct create_guest_memfd create = {.size = GUEST_MEMORY, .flags = 1};
   int fd = ioctl(td.vm, CREATE_GUEST_MEMFD, &create);
   CHECK(fd >= 0);
+  // One that may be mapped and is not shared has its size, whatever lies below it.
+  struct statx stx;
+  CHECK(fstat(fd, &st) == 0 && st.st_size == GUEST_MEMORY && st.st_blksize == 4096);
+  CHECK(statx(fd, "", AT_EMPTY_PATH, STATX_SIZE, &stx) == 0 && stx.stx_size == GUEST_MEMORY);
   CHECK(mmap(NULL, 4096, PROT_READ, MAP_PRIVATE, fd, 0) == MAP_FAILED && errno == EINVAL);
   char *map = mmap(NULL, 4096, PROT_READ, MAP_SHARED, fd, 0);
   CHECK(map != MAP_FAILED);

@@ -52,5 +52,8 @@ pub fn cases() -> Vec<Case> {
         until: Until::GuestEnds,
         // It gives KVM_TDX_INIT_VCPU the address of the hand-off blocks' address.
         warnings: 1,
+        options: Vec::new(),
+        checks: Vec::new(),
+        does: "",
     }]
 }

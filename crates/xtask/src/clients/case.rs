@@ -7,9 +7,11 @@ use std::process::ExitStatus;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use rustix::process::Signal;
 use seamlock_tdvf::{Gpaw, LaunchPlan, MemoryLayout, Mrtd, Order, mrtd};
 use seamlock_wear::{Summary, Vm, read_records};
 
+use super::check::{Check, Seen};
 use super::jail::{Jail, Running};
 use super::root::Root;
 
@@ -19,6 +21,8 @@ const TDX_VM: u64 = 5;
 const LIMIT: Duration = Duration::from_secs(60);
 /// How often a running VMM is looked at.
 const PAUSE: Duration = Duration::from_millis(20);
+/// What a summary has of a TD that is final, and nothing else does.
+const SUMMARY: &str = "    MRTD ";
 /// Lines of output that are shown of a VMM that failed.
 const SHOWN_LINES: usize = 30;
 
@@ -47,6 +51,12 @@ pub struct Case {
     pub until: Until,
     /// How many warnings it is known to give.
     pub warnings: usize,
+    /// Options of `seamlock run`.
+    pub options: Vec<String>,
+    /// What else has to be so.
+    pub checks: Vec<Check>,
+    /// What the VMM does about the exit that the launch is about; empty for others.
+    pub does: &'static str,
 }
 
 /// When a launch is over.
@@ -58,6 +68,11 @@ pub enum Until {
     AllRan,
     /// The VMM gives up before it lets a vCPU run.
     VmmGivesUp,
+    /// The VMM stays, stopped, after it said this; then it is ended.
+    Says(&'static str),
+    /// When all vCPUs ran, `seamlock run` is asked for the summary (SIGUSR1). When it came, and the VMM
+    /// still runs, the VMM is ended.
+    Asked,
 }
 
 /// What became of it.
@@ -74,14 +89,14 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    /// The trust domains that were built.
+    /// The trust domains that were built to the end.
     pub fn tds(&self) -> impl Iterator<Item = &Vm> {
         let vms = self
             .summary
             .processes
             .iter()
             .flat_map(|process| &process.vms);
-        vms.filter(|vm| vm.vm_type == TDX_VM)
+        vms.filter(|vm| vm.vm_type == TDX_VM && vm.mrtd.is_some())
     }
 }
 
@@ -120,9 +135,11 @@ impl Case {
             "--json",
             "/tmp/summary.json",
         ];
-        let mut args = [&args[..], &["--"]].concat();
+        let mut args = args.to_vec();
+        args.extend(self.options.iter().map(String::as_str));
+        args.push("--");
         args.extend(self.command.iter().map(String::as_str));
-        let status = self.wait(&jail, &mut jail.start(&args, &output)?)?;
+        let status = self.wait(&jail, &mut jail.start(&args, &output)?, &output)?;
         let summary = fs::read(jail.tmp().join("summary.json"))
             .ok()
             .and_then(|json| serde_json::from_slice(&json).ok());
@@ -133,6 +150,15 @@ impl Case {
             case: self.clone(),
         };
         outcome.faults = outcome.judge();
+        let said = String::from_utf8_lossy(&fs::read(&output)?).into_owned();
+        let seen = Seen {
+            status,
+            output: &said,
+            tmp: jail.tmp(),
+            summary: &outcome.summary,
+        };
+        let failed = self.checks.iter().filter_map(|check| check.fault(&seen));
+        outcome.faults.extend(failed);
         if status.is_none() {
             let text = format!("did not end within {} s", LIMIT.as_secs());
             outcome.faults.push(text);
@@ -147,8 +173,16 @@ impl Case {
     }
 
     /// Waits for the end. None when it had to be killed.
-    fn wait(&self, jail: &Jail, running: &mut Running) -> Result<Option<ExitStatus>> {
-        let mut told = false;
+    fn wait(
+        &self,
+        jail: &Jail,
+        running: &mut Running,
+        output: &Path,
+    ) -> Result<Option<ExitStatus>> {
+        let (mut asked, mut told) = (false, false);
+        let said = |text: &str| -> Result<bool> {
+            Ok(String::from_utf8_lossy(&fs::read(output)?).contains(text))
+        };
         loop {
             let status = running.ended()?;
             if status.is_some() {
@@ -158,8 +192,18 @@ impl Case {
                 running.kill()?;
                 return Ok(None);
             }
-            if self.until == Until::AllRan && !told && self.all_ran(jail)? {
-                running.end()?;
+            if self.until == Until::Asked && !asked && self.all_ran(jail)? {
+                running.signal(Signal::USR1)?;
+                asked = true;
+            }
+            let is_over = match self.until {
+                Until::AllRan => self.all_ran(jail)?,
+                Until::Says(text) => said(text)?,
+                Until::Asked => asked && said(SUMMARY)?,
+                Until::GuestEnds | Until::VmmGivesUp => false,
+            };
+            if is_over && !told {
+                running.signal(Signal::TERM)?;
                 told = true;
             }
             std::thread::sleep(PAUSE);
@@ -206,10 +250,14 @@ impl Outcome {
             if mrtd != expected {
                 faults.push(format!("MRTD {mrtd}, not {expected}"));
             }
+            if td.rtmrs.len() != 4 {
+                faults.push(format!("{} RTMRs, not 4", td.rtmrs.len()));
+            }
             if td.vcpus.len() != case.vcpus {
                 faults.push(format!("{} vCPUs, not {}", td.vcpus.len(), case.vcpus));
             }
-            if td.first_run_us.is_none() && case.until != Until::VmmGivesUp {
+            let runs = case.until != Until::VmmGivesUp;
+            if td.first_run_us.is_none() && runs {
                 faults.push("no vCPU ran".to_owned());
             }
             if !td.left.is_empty() {
@@ -222,7 +270,13 @@ impl Outcome {
             faults.push(text);
             faults.extend(warnings.into_iter().cloned());
         }
-        for process in &self.summary.processes {
+        // Where errors are made up, ours may be among them.
+        for process in self
+            .summary
+            .processes
+            .iter()
+            .filter(|_| case.options.is_empty())
+        {
             faults.extend(process.bugs.iter().map(|text| format!("bug: {text}")));
         }
         faults

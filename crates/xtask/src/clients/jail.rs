@@ -124,13 +124,13 @@ impl Running {
         self.since.elapsed()
     }
 
-    /// Asks the program to end.
-    pub fn end(&self) -> Result<()> {
+    /// Sends the program a signal.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
         // The child is unshare, its child the shell, and that one's the program.
         for shell in children(self.child.id())? {
             for pid in children(shell)?.into_iter().filter_map(Pid::from_raw) {
                 // It may have ended meanwhile.
-                let _ = kill_process(pid, Signal::TERM);
+                let _ = kill_process(pid, signal);
             }
         }
         Ok(())

@@ -54,5 +54,8 @@ pub fn cases() -> Vec<Case> {
         script: "",
         until: Until::AllRan,
         warnings: 0,
+        options: Vec::new(),
+        checks: Vec::new(),
+        does: "",
     }]
 }

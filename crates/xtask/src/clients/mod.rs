@@ -3,6 +3,8 @@
 mod alioth;
 mod cache;
 mod case;
+mod check;
+mod exits;
 mod jail;
 mod libvirt;
 mod qemu;
@@ -98,6 +100,7 @@ impl Clients {
 
 fn all_cases() -> Vec<Case> {
     let mut cases = qemu::cases();
+    cases.extend(exits::cases());
     cases.extend(alioth::cases());
     cases.extend(libvirt::cases());
     cases.extend(vmspawn::cases());

@@ -48,7 +48,7 @@ pub fn cases() -> Vec<Case> {
     cases
 }
 
-fn launch(package: &str, firmware: &'static str, memory: u64, vcpus: usize) -> Case {
+pub fn launch(package: &str, firmware: &'static str, memory: u64, vcpus: usize) -> Case {
     let mut command = command(firmware, memory, vcpus);
     command.push("-no-reboot".to_owned());
     Case {
@@ -63,6 +63,9 @@ fn launch(package: &str, firmware: &'static str, memory: u64, vcpus: usize) -> C
         script: "shutdown\n",
         until: Until::GuestEnds,
         warnings: 0,
+        options: Vec::new(),
+        checks: Vec::new(),
+        does: "",
     }
 }
 

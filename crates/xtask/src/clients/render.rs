@@ -77,6 +77,7 @@ fn document(root: &Root, outcomes: &[Outcome], selftests: Option<&Selftests>) ->
     }
     text.push_str(RESULTS);
     launches(&mut text, outcomes)?;
+    exits(&mut text, outcomes)?;
     firmware(&mut text, outcomes)?;
     warnings(&mut text, outcomes)?;
     refusals(&mut text, outcomes)?;
@@ -104,12 +105,12 @@ fn launches(text: &mut String, outcomes: &[Outcome]) -> Result<()> {
     text.push_str(
         "\n| launch | TDs | vCPUs | MRTD | exits | it ends |\n|---|---|---|---|---|---|\n",
     );
-    for outcome in outcomes {
+    for outcome in outcomes.iter().filter(|o| o.case.does.is_empty()) {
         let case = &outcome.case;
         let ends = match case.until {
             Until::GuestEnds => "with its guest",
-            Until::AllRan => "when every vCPU runs",
             Until::VmmGivesUp => "before it lets a vCPU run",
+            Until::AllRan | Until::Says(_) | Until::Asked => "when every vCPU runs",
         };
         let exits = outcome
             .summary
@@ -128,6 +129,39 @@ fn launches(text: &mut String, outcomes: &[Outcome]) -> Result<()> {
             &outcome.expected.to_string()[..8],
             exits.join(", "),
         )?;
+    }
+    Ok(())
+}
+
+/// What QEMU does about each exit and error.
+fn exits(text: &mut String, outcomes: &[Outcome]) -> Result<()> {
+    text.push_str(
+        "
+## Exits and errors
+
+QEMU with a guest that does one thing (a line of [script.md](script.md)), or with a call that is made to fail
+(`--inject`, [run.md](run.md)), and what QEMU was seen to do: its exit code, its output, its ioctls and what
+the guest saw of it are compared in each run.
+
+| what | the guest does | seamlock fails | QEMU |
+|---|---|---|---|
+",
+    );
+    for Outcome { case, .. } in outcomes {
+        if case.does.is_empty() {
+            continue;
+        }
+        let name = case.name.trim_start_matches("QEMU, ");
+        let code = |text: &str| match text {
+            "" => String::new(),
+            text => format!("`{}`", text.replace('|', "\\|")),
+        };
+        let script: Vec<String> = case.script.lines().map(code).collect();
+        let options = case.options.iter();
+        let failed = options.map(|option| code(option.trim_start_matches("--inject=")));
+        let failed: Vec<String> = failed.collect();
+        let (script, failed) = (script.join(", "), failed.join(", "));
+        writeln!(text, "| {name} | {script} | {failed} | {} |", case.does)?;
     }
     Ok(())
 }
@@ -170,7 +204,8 @@ fn warnings(text: &mut String, outcomes: &[Outcome]) -> Result<()> {
 /// What was refused, but for calls that a signal ended.
 fn refusals(text: &mut String, outcomes: &[Outcome]) -> Result<()> {
     let mut found: BTreeMap<(String, String, String, String), Vec<&str>> = BTreeMap::new();
-    for outcome in outcomes {
+    let made_up = |outcome: &&Outcome| !outcome.case.options.is_empty();
+    for outcome in outcomes.iter().filter(|outcome| !made_up(outcome)) {
         for refused in outcome.summary.processes.iter().flat_map(|p| &p.refusals) {
             let refusal = refused.refusal.clone();
             if refusal.errno == "-EINTR" {

@@ -25,5 +25,8 @@ pub fn cases() -> Vec<Case> {
         script: "",
         until: Until::VmmGivesUp,
         warnings: 0,
+        options: Vec::new(),
+        checks: Vec::new(),
+        does: "",
     }]
 }
