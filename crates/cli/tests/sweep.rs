@@ -2,10 +2,14 @@
 
 use std::process::{Command, Output};
 
-fn sweep(args: &[&str]) -> Output {
+fn sweep_of(discipline: &str, args: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_seamlock"));
-    let fixed = ["check", "--sweep", "--discipline", "sealed"];
+    let fixed = ["check", "--sweep", "--discipline", discipline];
     command.args(fixed).args(args).output().expect("it runs")
+}
+
+fn sweep(args: &[&str]) -> Output {
+    sweep_of("sealed", args)
 }
 
 fn text(output: &Output) -> String {
@@ -43,4 +47,13 @@ fn without_a_total_every_cell_is_run() {
         said.contains("1 cells") && !said.contains("not run"),
         "{said}"
     );
+}
+
+#[test]
+fn a_discipline_under_which_no_td_can_be_built_is_refused_and_not_refuted() {
+    let output = sweep_of("seed", &[]);
+    assert_eq!(output.status.code(), Some(2));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("nothing to sweep under seed"), "{said}");
+    assert!(said.contains("tdx_td_init"), "{said}");
 }

@@ -129,6 +129,10 @@ impl Sweep {
         };
         match jobs::in_order(&cells, check.jobs, work, done) {
             Ok(()) | Err(Ended::Spent) => {}
+            Err(Ended::Failed(CheckError::Setup(why))) => {
+                let what = format!("there is nothing to sweep under {}: {why}", discipline.name);
+                return Err(BadInput(what).into());
+            }
             Err(Ended::Failed(error)) => return Err(error.into()),
         }
         bar.finish_and_clear();
