@@ -41,6 +41,9 @@ impl Seamcall<'_> {
 pub struct IoctlCall<'a> {
     /// The kernel's name of the request, with the sub-command where there is one.
     pub name: &'a str,
+    /// Its row in the dispatcher's table, which the name is of; None for a TDX command, and for what no
+    /// row is for.
+    pub row: Option<u16>,
     /// The request number.
     pub request: u32,
     /// What it returned.

@@ -18,12 +18,20 @@ fn mark() -> Option<&'static AtomicU64> {
 /// Whether this process called [`claim`]; not the one that it was forked from.
 #[inline]
 pub fn is_ours() -> bool {
-    mark().is_some_and(|mark| mark.load(SeqCst) != 0)
+    owner().is_some()
+}
+
+/// The number of the process that [`claim`] was called in; None in one that was forked from it.
+#[inline]
+pub fn owner() -> Option<u64> {
+    mark()
+        .map(|mark| mark.load(SeqCst))
+        .filter(|owner| *owner != 0)
 }
 
 /// Whether this is a `vfork` child, which still runs in its parent's memory. Costs a system call.
 pub fn in_vfork_child() -> bool {
-    mark().is_some_and(|mark| !matches!(mark.load(SeqCst), 0) && mark.load(SeqCst) != pid())
+    owner().is_some_and(|owner| owner != pid())
 }
 
 /// The process's number.

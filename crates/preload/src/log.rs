@@ -57,6 +57,11 @@ pub fn panicked(call: &str) {
     record(&Event::Bug { text });
 }
 
+/// Whether this run keeps a record.
+pub fn is_recording() -> bool {
+    crate::process::settings().records.is_some()
+}
+
 /// Records an event, if this run keeps a record.
 pub fn record(event: &Event) {
     let Some(dir) = crate::process::settings().records.as_deref() else {

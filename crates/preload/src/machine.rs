@@ -21,13 +21,14 @@ use seamlock_wear::{Event, Record, Settings};
 
 use crate::descriptor;
 use crate::eventfd::Known;
+use crate::fork;
 use crate::inject::Injections;
 use crate::log::record;
 use crate::memory::Own;
 use crate::native::Seen;
 use crate::process::process;
 use crate::run_page::RunMapping;
-use crate::signals::{Held, close};
+use crate::signals::{AtOnce, Held, close};
 use crate::watch::{Command, Locks, Observing, TELL_EVERY, Trace, Watch, exit_text};
 
 /// A booted machine.
@@ -141,9 +142,10 @@ impl Machine {
             _ => None,
         };
         let mask = running.and_then(|vcpu| vcpu.signal_mask());
-        let held = is_long(request).then(|| Held::back(mask));
+        let at_once = running.is_some_and(immediate_exit);
+        let held = (is_long(request) && !at_once).then(|| Held::back(mask));
         if let Some(vcpu) = running {
-            let since = self.opened.elapsed().as_micros() as u64;
+            let since = || self.opened.elapsed().as_micros() as u64;
             self.watch
                 .runs(&self.host, vcpu.kvm().number, vcpu.id(), since);
         }
@@ -160,6 +162,7 @@ impl Machine {
             told: Cell::new(false),
         });
         let signals = match (&sleeper, &held) {
+            _ if at_once => Some(&AtOnce as &dyn Signals),
             (Some(sleeper), _) => Some(sleeper as &dyn Signals),
             (None, held) => held.as_ref().map(|held| held as &dyn Signals),
         };
@@ -286,9 +289,18 @@ fn at_exit() {
     unsafe { libc::atexit(tell) };
 }
 
-/// The number of this process's address space, as KVM compares them: one process, one number.
+/// Whether `immediate_exit` of `struct kvm_run` is set.
+fn immediate_exit(vcpu: &VcpuRef) -> bool {
+    const IMMEDIATE_EXIT: usize = 1;
+    let mut byte = [0];
+    vcpu.run_page().read(IMMEDIATE_EXIT, &mut byte);
+    byte != [0]
+}
+
+/// The number of this process's address space, as KVM compares them: one process, one number. A child
+/// of `vfork` is in its parent's.
 fn mm() -> u64 {
-    u64::from(std::process::id())
+    fork::owner().unwrap_or_else(fork::pid)
 }
 
 thread_local! {

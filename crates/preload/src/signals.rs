@@ -8,58 +8,46 @@
 use std::ffi::{c_int, c_void};
 use std::mem::MaybeUninit;
 
-use libc::{sigset_t, timespec};
+use libc::timespec;
 use seamlock_kvm::task::Signals;
 
-/// Highest signal number of Linux.
-const LAST_SIGNAL: c_int = 64;
-/// Bytes of the kernel's signal set.
-const KERNEL_SET_BYTES: usize = 8;
+/// The kernel's signal set: signal 1 in bit 0.
+type Set = u64;
+
+/// The C library's own two signals, which it never lets anybody block: cancellation, and setuid.
+const THREADS: Set = 3 << 31;
 
 /// The thread's signals are held back while this lives.
 pub struct Held {
-    before: sigset_t,
+    before: Set,
     /// Signals that end a sleep.
-    wanted: sigset_t,
+    wanted: Set,
 }
 
 impl Held {
     /// Blocks every signal. `mask`, where given, stands for the thread's own (KVM_SET_SIGNAL_MASK).
     pub fn back(mask: Option<u64>) -> Held {
-        let mut before = full_set();
-        // SAFETY: both sets are initialised and live. The C library keeps its own two signals out.
-        unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &full_set(), &mut before) };
-        let blocked = |signal| match mask {
-            Some(mask) => mask >> (signal - 1) & 1 == 1,
-            None => contains(&before, signal),
-        };
-        let mut wanted = empty_set();
-        for signal in (1..=LAST_SIGNAL).filter(|signal| !blocked(*signal)) {
-            // SAFETY: an initialised set and a signal number in range.
-            unsafe { libc::sigaddset(&mut wanted, signal) };
+        let before = set_mask(libc::SIG_BLOCK, !THREADS);
+        Held {
+            before,
+            wanted: !mask.unwrap_or(before),
         }
-        Held { before, wanted }
     }
 }
 
 impl Signals for Held {
     /// Whether a signal waits that would be handled, or would end us.
     fn pending(&self) -> bool {
-        let mut pending = empty_set();
-        // SAFETY: a live set.
-        if unsafe { libc::sigpending(&mut pending) } != 0 {
-            return false;
-        }
         let mut found = false;
-        for signal in 1..=LAST_SIGNAL {
-            if contains(&pending, signal) && contains(&self.wanted, signal) {
-                // While it is blocked, even an ignored signal is kept; the kernel would have
-                // dropped it.
-                if ignored(signal) {
-                    drop_pending(signal);
-                } else {
-                    found = true;
-                }
+        let mut left = pending() & self.wanted;
+        while left != 0 {
+            let signal = left.trailing_zeros() as c_int + 1;
+            left &= left - 1;
+            // While it is blocked, even an ignored signal is kept; the kernel would have dropped it.
+            if ignored(signal) {
+                drop_pending(signal);
+            } else {
+                found = true;
             }
         }
         found
@@ -68,20 +56,49 @@ impl Signals for Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        // SAFETY: restores the mask that `back` read. Pending handlers run now.
-        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &self.before, std::ptr::null_mut()) };
+        // Pending handlers run now.
+        set_mask(libc::SIG_SETMASK, self.before);
     }
+}
+
+/// Signals for a KVM_RUN that returns at once, because `immediate_exit` was set when it was looked at:
+/// nothing is held back. Should a handler have cleared it since, then that was the signal that ends it.
+pub struct AtOnce;
+
+impl Signals for AtOnce {
+    fn pending(&self) -> bool {
+        true
+    }
+}
+
+/// Changes the thread's mask; what it was before.
+fn set_mask(how: c_int, set: Set) -> Set {
+    let mut before: Set = 0;
+    // SAFETY: two live sets of the kernel's size.
+    unsafe {
+        libc::syscall(
+            libc::SYS_rt_sigprocmask,
+            how,
+            &raw const set,
+            &raw mut before,
+            size_of::<Set>(),
+        )
+    };
+    before
+}
+
+/// Signals that wait for this thread or for any.
+fn pending() -> Set {
+    let mut set: Set = 0;
+    // SAFETY: a live set of the kernel's size.
+    let failed = unsafe { libc::syscall(libc::SYS_rt_sigpending, &raw mut set, size_of::<Set>()) };
+    if failed == 0 { set } else { 0 }
 }
 
 /// Closes a descriptor of our own, past our hooks.
 pub fn close(fd: c_int) {
     // SAFETY: closing is memory safe; the callers own the descriptor.
     unsafe { libc::syscall(libc::SYS_close, fd) };
-}
-
-fn contains(set: &sigset_t, signal: c_int) -> bool {
-    // SAFETY: an initialised set and a signal number in range.
-    unsafe { libc::sigismember(set, signal) == 1 }
 }
 
 /// Whether the process ignores the signal, on purpose or by default.
@@ -99,38 +116,19 @@ fn ignored(signal: c_int) -> bool {
 }
 
 fn drop_pending(signal: c_int) {
-    let mut set = empty_set();
+    let set: Set = 1 << (signal - 1);
     let now = timespec {
         tv_sec: 0,
         tv_nsec: 0,
     };
-    // SAFETY: an initialised set, no information wanted, and a live time of zero.
+    // SAFETY: a live set of the kernel's size, no information wanted, and a live time of zero.
     unsafe {
-        libc::sigaddset(&mut set, signal);
         libc::syscall(
             libc::SYS_rt_sigtimedwait,
             &raw const set,
             std::ptr::null_mut::<c_void>(),
             &raw const now,
-            KERNEL_SET_BYTES,
+            size_of::<Set>(),
         );
-    }
-}
-
-fn empty_set() -> sigset_t {
-    let mut set = MaybeUninit::uninit();
-    // SAFETY: sigemptyset initialises the whole set.
-    unsafe {
-        libc::sigemptyset(set.as_mut_ptr());
-        set.assume_init()
-    }
-}
-
-fn full_set() -> sigset_t {
-    let mut set = MaybeUninit::uninit();
-    // SAFETY: sigfillset initialises the whole set.
-    unsafe {
-        libc::sigfillset(set.as_mut_ptr());
-        set.assume_init()
     }
 }

@@ -20,6 +20,7 @@ mod table;
 mod vcpu;
 mod vm;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use seamlock_tdx_abi::kvm::{Errno, KVM_MEMORY_ENCRYPT_OP, KVMIO, TdxCmdId};
@@ -79,9 +80,11 @@ pub fn ioctl(task: &Task, file: &Arc<File>, request: u32, arg: u64) -> Result<i6
     };
     task.run_work();
     if let Some(observer) = file.host().observer() {
-        let name = name_of(task, file.kind(), request, arg);
+        let row = table::find(file.kind(), request);
+        let command = tdx_command(task, request, arg);
         observer.ioctl(&IoctlCall {
-            name: &name,
+            name: &name_of(row.map(|(_, entry)| entry), request, command),
+            row: row.map(|(row, _)| row).filter(|_| command.is_none()),
             request,
             result: &result,
         });
@@ -89,19 +92,24 @@ pub fn ioctl(task: &Task, file: &Arc<File>, request: u32, arg: u64) -> Result<i6
     result
 }
 
-/// The kernel's name of a request on a file, with the TDX sub-command where there is one.
-fn name_of(task: &Task, kind: &Kind, request: u32, arg: u64) -> String {
-    let Some(entry) = table::find(kind, request) else {
-        let known = seamlock_tdx_abi::kvm::ioctl_info(request).map(|info| info.name);
-        return known.map_or_else(|| format!("ioctl {request:#x}"), str::to_owned);
-    };
-    if request == KVM_MEMORY_ENCRYPT_OP
-        && let Ok(id) = task.get::<u32>(arg, "")
-        && let Some(command) = TdxCmdId(id).name()
-    {
-        return format!("{}({command})", entry.name);
+/// The name of the TDX command that a request gives, where it is one.
+fn tdx_command(task: &Task, request: u32, arg: u64) -> Option<&'static str> {
+    if request != KVM_MEMORY_ENCRYPT_OP {
+        return None;
     }
-    entry.name.to_owned()
+    TdxCmdId(task.get::<u32>(arg, "").ok()?).name()
+}
+
+/// The kernel's name of a request, with the TDX command where there is one.
+fn name_of(entry: Option<&Entry>, request: u32, command: Option<&str>) -> Cow<'static, str> {
+    match (entry, command) {
+        (Some(entry), Some(command)) => format!("{}({command})", entry.name).into(),
+        (Some(entry), None) => entry.name.into(),
+        (None, _) => match seamlock_tdx_abi::kvm::ioctl_info(request) {
+            Some(info) => info.name.into(),
+            None => format!("ioctl {request:#x}").into(),
+        },
+    }
 }
 
 fn system_ioctl(task: &Task, host: &Arc<Host>, request: u32, arg: u64) -> Result<i64> {

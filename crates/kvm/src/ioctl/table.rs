@@ -1,6 +1,6 @@
 //! Which request has which handler, for each kind of file.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use seamlock_tdx_abi::kvm::*;
 
@@ -224,50 +224,62 @@ pub static ABSENT: &[(u32, Scope)] = &[
     (KVM_HAS_DEVICE_ATTR, Scope::VM),
 ];
 
-/// The row of a request on a kind of file.
-pub(super) fn find(kind: &Kind, request: u32) -> Option<&'static Entry> {
-    let fits = |entry: &&Entry| {
-        matches!(
+/// Places in the table, by the low byte of a request: a handful share one.
+static BY_NUMBER: LazyLock<[Vec<u16>; 256]> = LazyLock::new(|| {
+    let mut places = [const { Vec::new() }; 256];
+    for (place, entry) in TABLE.iter().enumerate() {
+        places[(entry.request & 0xff) as usize].push(place as u16);
+    }
+    places
+});
+
+/// The row that `pick` takes, of those of a request.
+fn row<T>(request: u32, pick: impl Fn(&'static Entry) -> Option<T>) -> Option<(u16, T)> {
+    let places = &BY_NUMBER[(request & 0xff) as usize];
+    places.iter().find_map(|place| {
+        let entry = &TABLE[*place as usize];
+        let picked = (entry.request == request).then(|| pick(entry))?;
+        Some((*place, picked?))
+    })
+}
+
+/// The row of a request on a kind of file, and its place in the table.
+pub(super) fn find(kind: &Kind, request: u32) -> Option<(u16, &'static Entry)> {
+    row(request, |entry| {
+        let fits = matches!(
             (kind, &entry.handler),
             (Kind::System(_), Handler::System(_))
                 | (Kind::Vm(_), Handler::Vm(_))
                 | (Kind::Vcpu(_), Handler::Vcpu(_) | Handler::LoadedVcpu(_))
-        )
-    };
-    TABLE
-        .iter()
-        .filter(fits)
-        .find(|entry| entry.request == request)
-}
-
-fn handler_of<T>(request: u32, pick: impl Fn(&Handler) -> Option<T>) -> Option<T> {
-    TABLE
-        .iter()
-        .filter(|entry| entry.request == request)
-        .find_map(|entry| pick(&entry.handler))
+        );
+        fits.then_some(entry)
+    })
 }
 
 pub(super) fn system(request: u32) -> Option<SystemHandler> {
-    handler_of(request, |handler| match handler {
-        Handler::System(f) => Some(*f),
+    let found = row(request, |entry| match entry.handler {
+        Handler::System(f) => Some(f),
         _ => None,
-    })
+    });
+    found.map(|(_, handler)| handler)
 }
 
 pub(super) fn vm(request: u32) -> Option<VmHandler> {
-    handler_of(request, |handler| match handler {
-        Handler::Vm(f) => Some(*f),
+    let found = row(request, |entry| match entry.handler {
+        Handler::Vm(f) => Some(f),
         _ => None,
-    })
+    });
+    found.map(|(_, handler)| handler)
 }
 
 /// The handler, and whether it wants the vCPU loaded.
 pub(super) fn vcpu(request: u32) -> Option<(VcpuHandler, bool)> {
-    handler_of(request, |handler| match handler {
-        Handler::Vcpu(f) => Some((*f, false)),
-        Handler::LoadedVcpu(f) => Some((*f, true)),
+    let found = row(request, |entry| match entry.handler {
+        Handler::Vcpu(f) => Some((f, false)),
+        Handler::LoadedVcpu(f) => Some((f, true)),
         _ => None,
-    })
+    });
+    found.map(|(_, handler)| handler)
 }
 
 #[cfg(test)]

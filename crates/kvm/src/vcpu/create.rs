@@ -118,12 +118,12 @@ fn precreate(kvm: &Kvm, id: u32) -> Result<()> {
 /// Allocation and `kvm_arch_vcpu_create`, which loads the vCPU once.
 fn build(task: &Task, kvm: &Arc<Kvm>, id: u32) -> Result<VcpuRef> {
     let run = task.files().run_page();
-    let born_at = kvm.birth.with(|()| {
-        let at = kvm.born.len();
-        kvm.born.push(Box::new(Vcpu::new(kvm, at, id, run)));
-        at
+    let vcpu = kvm.birth.with(|()| {
+        let vcpu = Arc::new(Vcpu::new(kvm, kvm.born.len(), id, run));
+        kvm.born.push(vcpu.clone());
+        vcpu
     });
-    let vcpu = kvm.vcpu_ref(born_at);
+    let vcpu = VcpuRef::new(kvm.clone(), vcpu);
     let (irqchip, bsp) = kvm.arch.with(|arch| (arch.irqchip, arch.bsp_vcpu_id));
     let runnable = irqchip == Irqchip::None || id == bsp;
     vcpu.set_mp_state(if runnable {

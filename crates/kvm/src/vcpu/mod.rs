@@ -35,6 +35,7 @@ use crate::vm::Kvm;
 pub(crate) use create::kvm_vm_ioctl_create_vcpu;
 pub use load::Loaded;
 pub(crate) use registers::Registers;
+pub use run::IMMEDIATE_EXIT_IS_SET;
 pub(crate) use run::{
     kvm_arch_vcpu_ioctl_run, kvm_tdp_map_page, kvm_vcpu_pre_fault_memory, wait_for_init,
 };
@@ -363,12 +364,12 @@ impl Vcpu {
 #[derive(Clone, Debug)]
 pub struct VcpuRef {
     kvm: Arc<Kvm>,
-    born_at: usize,
+    vcpu: Arc<Vcpu>,
 }
 
 impl VcpuRef {
-    pub(crate) fn new(kvm: Arc<Kvm>, born_at: usize) -> VcpuRef {
-        VcpuRef { kvm, born_at }
+    fn new(kvm: Arc<Kvm>, vcpu: Arc<Vcpu>) -> VcpuRef {
+        VcpuRef { kvm, vcpu }
     }
 
     /// The VM.
@@ -382,13 +383,9 @@ impl VcpuRef {
     }
 
     /// The vCPU.
+    #[inline]
     pub fn vcpu(&self) -> &Vcpu {
-        match self.kvm.born.get(self.born_at) {
-            Some(vcpu) => vcpu,
-            None => {
-                unreachable!("a handle is made from a vCPU that is there, and none is taken out")
-            }
-        }
+        &self.vcpu
     }
 }
 

@@ -27,6 +27,8 @@ use crate::tdx::TdState;
 use crate::tdx::seamcall::{tdh_vp_enter, tdh_vp_wr};
 use crate::vm::{Kvm, Slot};
 
+/// Why a KVM_RUN returned at once, as it was told to; its -EINTR is no refusal.
+pub const IMMEDIATE_EXIT_IS_SET: &str = "immediate_exit is set";
 /// Byte offset of `immediate_exit` in `struct kvm_run`.
 const IMMEDIATE_EXIT: usize = 1;
 /// Byte offset of `exit_reason`.
@@ -68,7 +70,7 @@ fn run(task: &Task, vcpu: &VcpuRef, wants_to_run: bool) -> Result<i64> {
         }
     }
     if !wants_to_run {
-        return fail(Errno::EINTR, SITE, "immediate_exit is set");
+        return fail(Errno::EINTR, SITE, IMMEDIATE_EXIT_IS_SET);
     }
     pre_run(vcpu.kvm(), vcpu)?;
     vcpu_run(task, vcpu)
@@ -90,7 +92,7 @@ fn post_kvm_run_save(vcpu: &Vcpu) {
 pub(crate) fn wait_for_init(task: &Task, vcpu: &Vcpu, wants_to_run: bool) -> Result<i64> {
     const SITE: &str = "arch/x86/kvm/x86.c:8912 kvm_arch_vcpu_ioctl_run";
     if !wants_to_run {
-        return fail(Errno::EINTR, SITE, "immediate_exit is set");
+        return fail(Errno::EINTR, SITE, IMMEDIATE_EXIT_IS_SET);
     }
     let woken = || vcpu.mp_state() != KVM_MP_STATE_UNINITIALIZED || vcpu.is_vm_dead_requested();
     // An interrupted wait is told from a wake-up by the pending signal, as in the kernel.

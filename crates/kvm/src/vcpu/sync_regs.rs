@@ -69,6 +69,9 @@ pub(super) fn from_user(task: &Task, vcpu: &VcpuRef) -> Result<()> {
 /// What user space asked for is given when KVM_RUN returns (`store_regs`).
 pub(super) fn to_user(vcpu: &VcpuRef) {
     let valid = set_at(vcpu, KVM_VALID_REGS_OFFSET);
+    if valid == 0 {
+        return;
+    }
     let Ok((regs, sregs)) = sync_regs(vcpu) else {
         return;
     };

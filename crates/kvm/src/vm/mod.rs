@@ -44,7 +44,7 @@ use crate::stats::Stats;
 use crate::task::Task;
 use crate::tdx::KvmTdx;
 use crate::tdx::seamcall::On;
-use crate::vcpu::{REQ_VM_DEAD, Vcpu, VcpuRef};
+use crate::vcpu::{REQ_VM_DEAD, Vcpu};
 
 pub use attributes::Attributes;
 pub(crate) use attributes::set_memory_attributes;
@@ -125,7 +125,7 @@ pub struct Kvm {
     pub(crate) pre_fault_allowed: Shared<bool>,
     pub(crate) users_count: Shared<u64>,
     /// Every vCPU that was ever created, those whose creation failed included.
-    pub(crate) born: FrozenVec<Box<Vcpu>>,
+    pub(crate) born: FrozenVec<Arc<Vcpu>>,
     /// Held while a vCPU is put into `born`, so that it knows its place.
     pub(crate) birth: Private<()>,
     /// Indices into `born`, by `vcpu_idx`.
@@ -323,11 +323,6 @@ impl Kvm {
     /// Highest guest frame that EPT can map (`kvm_mmu_max_gfn`): by the host's MAXPHYADDR.
     pub(crate) fn max_gfn(&self) -> u64 {
         (1 << (self.host.module().platform().maxpa - PAGE_SHIFT)) - 1
-    }
-
-    /// A handle to the vCPU at this place in `born`.
-    pub(crate) fn vcpu_ref(self: &Arc<Kvm>, at: usize) -> VcpuRef {
-        VcpuRef::new(self.clone(), at)
     }
 }
 

@@ -8,13 +8,16 @@ mod trace;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use seamlock_kvm::bug::Bug;
 use seamlock_kvm::file::Kind;
+use seamlock_kvm::ioctl::TABLE;
 use seamlock_kvm::lockdep::Breach;
 use seamlock_kvm::observer::{IoctlCall, Observer, Seamcall};
 use seamlock_kvm::tdx::TdState;
+use seamlock_kvm::vcpu::IMMEDIATE_EXIT_IS_SET;
 use seamlock_kvm::{Error, File, Host, Kvm, Teardown};
 use seamlock_sync::Private;
 use seamlock_tdx_abi::kvm::{
@@ -23,7 +26,7 @@ use seamlock_tdx_abi::kvm::{
 use seamlock_tdx_abi::report::{NUM_RTMRS, Sha384};
 use seamlock_wear::{Count, Event, Refusal};
 
-use crate::log::{record, say};
+use crate::log::{is_recording, record, say};
 use crate::process::process;
 
 pub use td::Command;
@@ -31,6 +34,7 @@ pub use trace::{Locks, Trace};
 
 #[derive(Debug, Default)]
 struct Counts {
+    /// Calls that no row counts, by name.
     ioctls: BTreeMap<String, (u64, u64)>,
     exits: BTreeMap<u32, u64>,
     /// vCPUs that ran: VM and id.
@@ -55,6 +59,8 @@ pub struct Watch {
     verbose: bool,
     /// The trace, if one is kept.
     pub trace: Option<Arc<Trace>>,
+    /// Calls made and failed, by row of the dispatcher's table.
+    rows: Box<[[AtomicU64; 2]]>,
     counts: Private<Counts>,
     told: Private<Told>,
 }
@@ -65,6 +71,7 @@ impl Watch {
         Watch {
             verbose,
             trace,
+            rows: TABLE.iter().map(|_| Default::default()).collect(),
             ..Watch::default()
         }
     }
@@ -74,12 +81,44 @@ impl Watch {
         if self.verbose {
             say(&format!("{call}: {error}"));
         }
+        if !is_recording() {
+            return;
+        }
         record(&Event::Refused(Refusal {
             call: call.to_owned(),
             errno: error.errno.to_string(),
             site: error.site.to_owned(),
             reason: error.reason.to_string(),
         }));
+    }
+
+    /// Counts a call.
+    fn count(&self, call: &IoctlCall) {
+        let failed = u64::from(call.result.is_err());
+        if let Some([all, bad]) = call.row.and_then(|row| self.rows.get(usize::from(row))) {
+            all.fetch_add(1, Relaxed);
+            bad.fetch_add(failed, Relaxed);
+            return;
+        }
+        self.counts.with(|counts| {
+            let count = counts.ioctls.entry(call.name.to_owned()).or_default();
+            count.0 += 1;
+            count.1 += failed;
+        });
+    }
+
+    /// Calls so far by name, with those that failed.
+    fn by_name(&self) -> BTreeMap<String, (u64, u64)> {
+        let mut all = self.counts.with(|counts| counts.ioctls.clone());
+        for (entry, [made, failed]) in TABLE.iter().zip(&self.rows) {
+            let (made, failed) = (made.load(Relaxed), failed.load(Relaxed));
+            if made != 0 {
+                let count = all.entry(entry.name.to_owned()).or_default();
+                count.0 += made;
+                count.1 += failed;
+            }
+        }
+        all
     }
 
     /// An ioctl is over.
@@ -147,12 +186,12 @@ impl Watch {
     }
 
     /// A vCPU is about to run; noted once.
-    pub fn runs(&self, host: &Host, vm: u64, vcpu: u32, since_open_us: u64) {
+    pub fn runs(&self, host: &Host, vm: u64, vcpu: u32, since_open_us: impl FnOnce() -> u64) {
         if self.counts.with(|counts| counts.ran.insert((vm, vcpu))) {
             record(&Event::Run {
                 vm,
                 vcpu,
-                since_open_us,
+                since_open_us: since_open_us(),
             });
             self.tell_counts(host);
         }
@@ -166,17 +205,15 @@ impl Watch {
             trace.flush();
         }
         let count = |name: String, made, failed| Count { name, made, failed };
-        let (ioctls, exits) = self.counts.with(|counts| {
-            let ioctls = counts.ioctls.iter();
+        let ioctls = self.by_name().into_iter();
+        let ioctls = ioctls
+            .map(|(name, (made, failed))| count(name, made, failed))
+            .collect();
+        let exits = self.counts.with(|counts| {
             let exits = counts.exits.iter();
-            (
-                ioctls
-                    .map(|(name, (made, failed))| count(name.clone(), *made, *failed))
-                    .collect(),
-                exits
-                    .map(|(reason, made)| count(exit_text(*reason), *made, 0))
-                    .collect(),
-            )
+            exits
+                .map(|(reason, made)| count(exit_text(*reason), *made, 0))
+                .collect()
         });
         let leaves = host.counters().by_leaf();
         let seamcalls = leaves
@@ -215,9 +252,10 @@ pub fn exit_text(reason: u32) -> String {
     exit_name(reason).map_or_else(|| format!("exit {reason}"), str::to_owned)
 }
 
-/// Whether an errno is how KVM tells the size of a list, which every VMM asks for.
-fn is_probing(errno: Errno) -> bool {
-    errno == Errno::E2BIG
+/// Whether an error is no refusal: how KVM tells the size of a list, which every VMM asks for, or that
+/// KVM_RUN did not enter the guest, as it was told.
+fn is_ordinary(error: &Error) -> bool {
+    error.errno == Errno::E2BIG || error.reason == IMMEDIATE_EXIT_IS_SET
 }
 
 /// The observer that a machine is booted with.
@@ -239,17 +277,9 @@ impl Observer for Observing {
     }
 
     fn ioctl(&self, call: &IoctlCall) {
-        self.0.counts.with(|counts| {
-            // The name is copied once, and not for every call.
-            let count = match counts.ioctls.get_mut(call.name) {
-                Some(count) => count,
-                None => counts.ioctls.entry(call.name.to_owned()).or_default(),
-            };
-            count.0 += 1;
-            count.1 += u64::from(call.result.is_err());
-        });
+        self.0.count(call);
         if let Err(error) = call.result
-            && !is_probing(error.errno)
+            && !is_ordinary(error)
         {
             self.0.refused(call.name, error);
         }

@@ -144,22 +144,23 @@ fn set_own_msr(
     let width = state.maxphyaddr();
     let caps = Caps::new(&kvm.host, &state.cpuid);
     match msr {
-        MCG_CAP => return false,
+        MCG_CAP => false,
         APICBASE => {
             let taken = is_valid_apic_base(state.apic_base, value, &caps, width);
             if taken {
                 state.apic_base = value;
             }
-            return taken;
+            taken
         }
-        _ if !registers.take_msr(&caps, msr, value, platform_info) => return false,
-        // Kept in the registers.
-        EFER | FS_BASE | GS_BASE => {}
         _ => {
-            state.msrs.insert(msr, value);
+            let kept = registers.take_msr(&caps, msr, value, platform_info);
+            // Those that are registers are kept there.
+            if let Some(kept) = kept.filter(|_| !matches!(msr, EFER | FS_BASE | GS_BASE)) {
+                state.msrs.insert(msr, kept);
+            }
+            kept.is_some()
         }
     }
-    true
 }
 
 /// Why an MSR is not the guest's. One that a TD lacks is invalid, and not unknown.

@@ -17,13 +17,20 @@ const MC_LAST: u32 = 0x47f;
 const PAT: u32 = 0x277;
 const PERF_CAPABILITIES: u32 = 0x345;
 const POLL_CONTROL: u32 = 0x4b56_4d05;
+const STEAL_TIME: u32 = 0x4b56_4d03;
 const EFER: u32 = 0xc000_0080;
+const HWCR: u32 = 0xc001_0015;
 const FS_BASE: u32 = 0xc000_0100;
 const GS_BASE: u32 = 0xc000_0101;
 const XSS: u32 = 0xda0;
 /// LOCKED, VMX in and out of SMX, SGX and its launch control, LMCE.
 const FEAT_CTL_KNOWN: u64 = 0x16_0007;
 const CPUID_FAULT: u64 = 1;
+/// `KVM_STEAL_RESERVED_MASK`.
+const STEAL_RESERVED: u64 = 0x3e;
+/// Bits of AMD's HWCR that do nothing, and McStatusWrEn and TscFreqSel.
+const HWCR_IGNORED: u64 = 1 << 3 | 1 << 6 | 1 << 8;
+const HWCR_KEPT: u64 = 1 << 18 | 1 << 24;
 const PLATFORM_CPUID_FAULT: u64 = 1 << 31;
 
 /// What KVM_GET_MSR_INDEX_LIST lists, on a processor without MPX, processor trace, AMX and SVM for its
@@ -92,7 +99,7 @@ pub(crate) const SAVED: &[u32] = &[
     0x4b56_4d00,
     0x4b56_4d01,
     0x4b56_4d02,
-    0x4b56_4d03,
+    STEAL_TIME,
     0x4b56_4d04,
     POLL_CONTROL,
     0x4b56_4d06,
@@ -103,6 +110,7 @@ pub(crate) const SAVED: &[u32] = &[
     0xc000_0084,
     0xc000_0102,
     0xc000_0103,
+    HWCR,
 ];
 
 /// Others that can be read and written: EFER and the segments' bases, MTRRs, machine-check banks.
@@ -159,15 +167,15 @@ impl Registers {
         })
     }
 
-    /// Whether user space may write this value; it is then kept, in the registers for those that are
-    /// there. `platform_info` is what that MSR reads as.
+    /// What is kept of a value that user space writes, in the registers for those that are there; None
+    /// where it may not. `platform_info` is what that MSR reads as.
     pub(crate) fn take_msr(
         &mut self,
         caps: &Caps,
         msr: u32,
         value: u64,
         platform_info: u64,
-    ) -> bool {
+    ) -> Option<u64> {
         let allowed = match msr {
             _ if !is_there(msr) => false,
             _ if holds_address(msr) => is_canonical(value),
@@ -182,6 +190,8 @@ impl Registers {
             }
             PAT => is_valid_pat(value),
             POLL_CONTROL | MCG_EXT_CTL => value <= 1,
+            STEAL_TIME => value & STEAL_RESERVED == 0,
+            HWCR => value & !(HWCR_IGNORED | HWCR_KEPT) == 0,
             XSS => caps.has(Feature::XSAVES) && value & !caps.xss() == 0,
             // IA32_MCi_CTL is all zeros or all ones, but for a bit that old Linux clears.
             MC0_CTL..=MC_LAST if msr.is_multiple_of(4) => {
@@ -190,15 +200,16 @@ impl Registers {
             _ => true,
         };
         if !allowed {
-            return false;
+            return None;
         }
         match msr {
+            HWCR => return Some(value & HWCR_KEPT),
             // LMA follows from the mode.
             EFER => self.sregs.efer = value & !(1 << 10) | self.sregs.efer & (1 << 10),
             FS_BASE => self.sregs.fs.base = value,
             GS_BASE => self.sregs.gs.base = value,
             _ => {}
         }
-        true
+        Some(value)
     }
 }
