@@ -76,3 +76,11 @@ fn v6_16_shows_r1_in_seconds() {
     let of_the_tdr = |race: &&str| race.starts_with("R1") || race.starts_with("R2");
     assert!(found.iter().any(of_the_tdr), "{}", report["findings"]);
 }
+
+#[test]
+fn the_seed_that_reads_8_bytes_of_each_command_grants_none() {
+    let (out, report) = stress(&["--discipline", "seed", "--seconds", "1"]);
+    assert_eq!(out.status.code(), Some(1));
+    let what = report["findings"][0]["what"].as_str().expect("a text");
+    assert!(what.starts_with("KVM_TDX_INIT_VM: none of"), "{what}");
+}

@@ -1,9 +1,10 @@
 //! What must hold when all threads have stopped.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use seamlock_kvm::discipline::Population;
+use seamlock_kvm::discipline::{Kind, Population};
 use seamlock_kvm::tdx::TdState;
 use seamlock_kvm::{Control, Kvm, close};
 use seamlock_tdx_abi::Leaf;
@@ -47,10 +48,12 @@ pub fn audit(world: &World, replayer: &Replayer) -> Looked {
     let mut looked = Looked::default();
     audit.locks();
     audit.module_while_vms_are_there();
+    audit.sev_guests();
     for slot in 0..world.slots.len() {
         if let Some(vm) = world.vm(slot) {
             looked.vms += 1;
             audit.counts(&vm);
+            audit.vmsas(&vm.kvm);
             looked.leaves += audit.mirror(&vm.kvm);
             looked.replays += u64::from(audit.measurement(&vm, replayer));
         }
@@ -70,10 +73,12 @@ impl Audit<'_> {
         Client::new(&self.world.files, &self.control, &self.world.sources)
     }
 
-    /// A finding; this program's fault unless a bug of KVM's came before.
+    /// A finding; this program's fault unless a bug of KVM's came before, or KVM lacks something on
+    /// purpose.
     fn find(&self, check: &'static str, kvm: Option<&Kvm>, what: String) {
-        let discipline = kvm.is_some_and(|kvm| !kvm.bugs().is_empty());
-        let blame = if discipline {
+        let mutant = self.world.host.discipline().kind == Kind::Mutant;
+        let bugged = kvm.is_some_and(|kvm| !kvm.bugs().is_empty());
+        let blame = if mutant || bugged {
             Blame::Discipline
         } else {
             Blame::Seamlock
@@ -108,15 +113,17 @@ impl Audit<'_> {
         for kvm in host.live_vms() {
             held.extend(kvm.held_locks());
         }
-        for name in held {
-            let what = format!("{name} is held though no thread is in the kernel");
+        if !held.is_empty() {
+            let names: Vec<_> = held.iter().map(|name| name.to_string()).collect();
+            let names = names.join(", ");
+            let what = format!("held though no thread is in the kernel: {names}");
             self.find("no lock is held", None, what);
         }
         for vm in (0..self.world.slots.len()).filter_map(|slot| self.world.vm(slot)) {
             for open in vm.gmems.with(|gmems| gmems.clone()) {
                 if gmem_of(&open).is_some_and(|gmem| gmem.is_locked()) {
                     let what = format!("filemap_invalidate_lock of descriptor {} is held", open.fd);
-                    self.find("no lock is held", Some(&vm.kvm), what);
+                    self.find("no guest_memfd is locked", Some(&vm.kvm), what);
                 }
             }
         }
@@ -141,7 +148,7 @@ impl Audit<'_> {
                         "the mirrors have {mirrored} pages, the secure EPTs {}",
                         books.private_pages
                     );
-                    self.find("mirror equals S-EPT", None, what);
+                    self.find("as many pages in both", None, what);
                 }
                 if books.guests != 0 {
                     let what = format!("{} guests run", books.guests);
@@ -159,6 +166,32 @@ impl Audit<'_> {
                 "created_vcpus {created}, online_vcpus {online}, KVM_CREATE_VCPU succeeded {given} times"
             );
             self.find("vCPU counts", Some(&vm.kvm), what);
+        }
+    }
+
+    /// A guest of SEV's is in one VM.
+    fn sev_guests(&self) {
+        let mut seen = BTreeSet::new();
+        for kvm in self.world.host.live_vms() {
+            if let Some(asid) = kvm.sev().asid().filter(|asid| !seen.insert(*asid)) {
+                let what = format!("the guest of ASID {asid} is in two VMs");
+                self.find("an SEV guest is in one VM", Some(&kvm), what);
+            }
+        }
+    }
+
+    /// The vCPUs of an SEV-ES VM have a VMSA, and no others.
+    fn vmsas(&self, kvm: &Kvm) {
+        let stale = kvm.stale_sev_vcpus();
+        if !stale.is_empty() {
+            let watch = &self.world.watch;
+            let es = kvm.sev().is_es();
+            let what = format!("is_es is {es}, and vCPUs {stale:?} are not such");
+            watch.findings.add(Finding {
+                blame: Blame::Discipline,
+                race: Some("R8"),
+                ..watch.finding("VMSAs fit their VM", kvm.number, what)
+            });
         }
     }
 
@@ -304,26 +337,38 @@ impl Audit<'_> {
         let host = &self.world.host;
         let listed: usize = host.cpus().iter().map(|cpu| cpu.associated().len()).sum();
         let left = [
-            ("VMs", host.live_vms().len() as u64),
-            ("pages", host.pages().in_use()),
-            ("HKIDs", (self.world.hkids - host.free_hkids()) as u64),
-            ("descriptors", self.world.files.open_fds().len() as u64),
-            ("vCPUs on per-CPU lists", listed as u64),
+            ("no VM leaks", "VMs", host.live_vms().len() as u64),
+            ("no page leaks", "pages", host.pages().in_use()),
+            (
+                "no HKID leaks",
+                "HKIDs",
+                (self.world.hkids - host.free_hkids()) as u64,
+            ),
+            (
+                "no descriptor leaks",
+                "descriptors",
+                self.world.files.open_fds().len() as u64,
+            ),
+            (
+                "no vCPU stays listed",
+                "vCPUs on per-CPU lists",
+                listed as u64,
+            ),
         ];
-        for (what, count) in left {
+        for (check, what, count) in left {
             // To v6.16 a vCPU whose creation fails stays on a list (R5).
             let discipline =
                 what.starts_with("vCPUs") && !host.discipline().vcpu_free_disassociates;
             if count != 0 && !discipline {
                 let what = format!("{count} {what} are left when all is closed");
-                self.find("nothing leaks", None, what);
+                self.find(check, None, what);
             }
         }
         match host.module().audit() {
             Ok(books) if books.tds + books.control_pages + books.sept_pages == 0 => {}
             Ok(books) => {
                 let what = format!("the TDX module still has {books:?}");
-                self.find("nothing leaks", None, what);
+                self.find("the TDX module has no TD", None, what);
             }
             Err(faults) => {
                 for fault in faults {
@@ -333,3 +378,6 @@ impl Audit<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

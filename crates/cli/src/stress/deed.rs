@@ -10,6 +10,7 @@ use seamlock_tdx_abi::kvm::*;
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::client::{Client, SOURCES};
+use super::finding::{Blame, Finding};
 use super::replay::Page;
 use super::watch::take_added;
 use super::worker::Worker;
@@ -91,8 +92,14 @@ impl Worker<'_> {
             let made = added.len();
             let what = format!("INIT_MEM_REGION gave {done} pages, TDH.MEM.PAGE.ADD {made}");
             let watch = &self.world.watch;
-            let finding = watch.finding("pages added", vm.kvm.number, what);
-            watch.findings.add(finding);
+            let blame = match vm.kvm.discipline.outcomes.spurious_is_success {
+                true => Blame::Discipline,
+                false => Blame::Seamlock,
+            };
+            watch.findings.add(Finding {
+                blame,
+                ..watch.finding("pages added", vm.kvm.number, what)
+            });
         }
         let first = self.client.source(0);
         let page = |(stamp, i): (u64, u64)| {

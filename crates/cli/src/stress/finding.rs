@@ -7,12 +7,13 @@ use seamlock_sync::Private;
 use serde::Serialize;
 
 /// Who is wrong.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Blame {
     /// The locking that was chosen: the kernel that has it would do the same.
     Discipline,
     /// This program.
+    #[default]
     Seamlock,
 }
 
@@ -27,7 +28,7 @@ impl Blame {
 }
 
 /// Something that must not be.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub struct Finding {
     /// What was checked.
     pub check: &'static str,

@@ -138,19 +138,25 @@ pub fn asked_for(bug: &Bug) -> Option<&'static str> {
 
 /// The race, as far as can be told: by what goes on now, else by what did since the caller's operation
 /// began. One that is not recognised is None, and a finding all the same.
-pub fn race(bug: &Bug, around: &Around, lost_flush: bool) -> Option<&'static str> {
-    let by = |beside| race_beside(bug, around.doing, beside, lost_flush);
+pub fn race(bug: &Bug, around: &Around, unflushed: Option<&'static str>) -> Option<&'static str> {
+    let by = |beside| race_beside(bug, around.doing, beside, unflushed);
     by(&around.beside).or_else(|| by(&around.lately))
 }
 
-fn race_beside(bug: &Bug, doing: &str, beside: &[&str], lost_flush: bool) -> Option<&'static str> {
+fn race_beside(
+    bug: &Bug,
+    doing: &str,
+    beside: &[&str],
+    unflushed: Option<&'static str>,
+) -> Option<&'static str> {
     let (leaf, status) = match &bug.what {
+        What::Condition(what) if what.contains("no VMSA") => return Some("R8"),
+        What::Condition(what) if what.contains("with the HKID assigned") => return unflushed,
         What::Condition(what) => return what.contains("list corruption").then_some("R5"),
         What::Seamcall { leaf, status, .. } => (*leaf, *status),
     };
     if status.is(TdxStatus::VCPU_ASSOCIATED) {
-        let moved = (doing == INIT_VCPU).then_some("R11");
-        return if lost_flush { Some("R12") } else { moved };
+        return unflushed;
     }
     if leaf == Leaf::MEM_PAGE_REMOVE && status.is(TdxStatus::TLB_TRACKING_NOT_DONE) {
         return Some("R13");

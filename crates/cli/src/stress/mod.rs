@@ -6,6 +6,7 @@ mod cost;
 mod deed;
 mod desk;
 mod finding;
+mod flushes;
 mod guest;
 mod known;
 mod ledger;
@@ -27,7 +28,7 @@ use seamlock_kvm::{Discipline, discipline};
 
 use crate::failure::BadInput;
 use crate::progress;
-use finding::Findings;
+use finding::{Blame, Finding, Findings};
 use replay::Replayer;
 use report::Totals;
 use round::Run;
@@ -108,6 +109,7 @@ impl Stress {
             replayer: Replayer::boot(shape, discipline)?,
         };
         let totals = self.rounds(&run)?;
+        self.tell_what_never_succeeds(&run, &totals);
         let costs = cost::measure()?;
         if self.json {
             report::json(&run, &totals, &costs)?;
@@ -119,6 +121,27 @@ impl Stress {
         } else {
             ExitCode::FAILURE
         })
+    }
+
+    fn tell_what_never_succeeds(&self, run: &Run, totals: &Totals) {
+        let Some((name, row)) = totals.tally.never_granted() else {
+            return;
+        };
+        let errors: Vec<_> = row.errors.iter().map(|(e, n)| format!("{e} {n}")).collect();
+        let what = format!("{name}: none of {} calls: {}", row.calls, errors.join(", "));
+        run.findings.add(Finding {
+            check: "every command succeeds at times",
+            blame: Blame::Discipline,
+            what,
+            round: totals.rounds,
+            after_ms: totals.spent.as_millis() as u64,
+            seed: run.seed,
+            times: 1,
+            ..Finding::default()
+        });
+        if !self.json {
+            run.findings.take_fresh().iter().for_each(report::finding);
+        }
     }
 
     /// What is no finding: the kernel's faults that docs/findings.md describes, and what is allowed.

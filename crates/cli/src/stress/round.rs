@@ -23,6 +23,8 @@ pub const CALLS: u64 = 2_000;
 const TICK: Duration = Duration::from_micros(100);
 /// Ticks between two steps of taking a CPU offline or online.
 const HOTPLUG_TICKS: u64 = 4;
+/// One of so many rounds is on a machine with an AMD processor.
+const AMD_ROUNDS: u64 = 8;
 /// Threads that make no call for so long hang.
 const HANG: Duration = Duration::from_secs(30);
 
@@ -65,7 +67,8 @@ impl Run {
             self.start,
         ));
         let lockdep = self.lockdep.then(Lockdep::new);
-        let world = World::boot(self.shape, self.discipline, lockdep, watch)
+        let amd = number % AMD_ROUNDS == AMD_ROUNDS - 1;
+        let world = World::boot(self.shape, self.discipline, lockdep, watch, amd)
             .context("booting the machine")?;
         let running = AtomicUsize::new(self.shape.threads);
         let mut ended = Ended::default();

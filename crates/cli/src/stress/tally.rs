@@ -8,6 +8,9 @@ use seamlock_tdx_abi::kvm::Errno;
 
 use super::ops::OPS;
 
+/// Calls of which one should have succeeded.
+const MANY: u64 = 1_000;
+
 /// One operation.
 #[derive(Clone, Debug)]
 pub struct Row {
@@ -62,6 +65,17 @@ impl Tally {
     /// Calls of all kinds.
     pub fn calls(&self) -> u64 {
         self.rows.iter().map(|row| row.calls).sum()
+    }
+
+    /// A command that KVM never granted, however often it was asked, and with which errors: what comes
+    /// after it was not tested either. The first of them in the life of a TD.
+    pub fn never_granted(&self) -> Option<(&'static str, &Row)> {
+        let rows = OPS.iter().zip(&self.rows).map(|(op, row)| (op.name, row));
+        let mut commands = rows.filter(|(name, _)| name.starts_with("KVM_TDX_"));
+        commands.find(|(_, row)| {
+            let refused: u64 = row.errors.values().sum();
+            row.calls >= MANY && refused == row.calls
+        })
     }
 
     /// Adds another thread's.

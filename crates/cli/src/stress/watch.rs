@@ -21,6 +21,7 @@ use seamlock_tdx_abi::{Leaf, TdxStatus};
 
 use super::desk::{Around, Desk};
 use super::finding::{Blame, Finding, Findings};
+use super::flushes::Flushes;
 use super::guest::Restless;
 use super::known;
 use super::ledger::Ledger;
@@ -42,8 +43,7 @@ pub struct Watch {
     stamp: AtomicU64,
     guest: Restless,
     bugged: Private<BTreeSet<u64>>,
-    /// TDH.VP.FLUSH failed on a CPU that went offline, and nobody looked.
-    lost_flush: AtomicBool,
+    flushes: Flushes,
     /// What entered the TDs.
     pub ledger: Ledger,
     pub desk: Arc<Desk>,
@@ -66,7 +66,7 @@ impl Watch {
             busy: (0..lps).map(|_| AtomicBool::new(false)).collect(),
             stamp: AtomicU64::new(0),
             bugged: Private::default(),
-            lost_flush: AtomicBool::new(false),
+            flushes: Flushes::default(),
             ledger: Ledger::default(),
             guest: Restless::new(seed ^ round.rotate_left(17)),
             desk,
@@ -105,18 +105,13 @@ impl Watch {
     pub fn finding(&self, check: &'static str, vm: u64, what: String) -> Finding {
         Finding {
             check,
-            blame: Blame::Seamlock,
-            race: None,
             what,
-            site: String::new(),
-            detail: Vec::new(),
-            doing: String::new(),
-            beside: Vec::new(),
             vm,
             round: self.round,
             after_ms: self.start.elapsed().as_millis() as u64,
             seed: self.seed,
             times: 1,
+            ..Finding::default()
         }
     }
 
@@ -160,10 +155,7 @@ impl Observer for Watch {
             let stamp = self.stamp.fetch_add(1, Ordering::Relaxed);
             ADDED.with(|added| added.borrow_mut().push(stamp));
         }
-        let busy = call.status().is(TdxStatus::OPERAND_BUSY);
-        if call.leaf() == Leaf::VP_FLUSH && busy && self.desk.own() == known::HOTPLUG {
-            self.lost_flush.store(true, Ordering::Relaxed);
-        }
+        self.flushes.note(call, self.desk.own() == known::HOTPLUG);
         self.ledger.note(call, || self.desk.own());
         if !call.entered {
             self.leave(call.cpu);
@@ -176,8 +168,7 @@ impl Observer for Watch {
             self.tell(bug, around, Some(race));
             return;
         }
-        let lost_flush = self.lost_flush.load(Ordering::Relaxed);
-        let race = known::race(bug, &around, lost_flush);
+        let race = known::race(bug, &around, Flushes::why_refused());
         if race.is_none() && !bug.fatal && self.is_spoiled() {
             return;
         }
@@ -209,16 +200,18 @@ impl Observer for Watch {
                 "leaked"
             }
         );
-        let finding = self.finding("nothing leaks", teardown.vm, what);
-        if teardown.hkid_returned || !self.lost_flush.load(Ordering::Relaxed) {
-            self.findings.add(finding);
-            return;
+        let finding = self.finding("a VM gives all back", teardown.vm, what);
+        let why = Flushes::why_refused().filter(|_| !teardown.hkid_returned);
+        if why.is_some() {
+            self.bugged.with(|bugged| bugged.insert(teardown.vm));
         }
-        // The vCPU is associated with a CPU that is gone, and TDH.MNG.VPFLUSHDONE refuses.
-        self.bugged.with(|bugged| bugged.insert(teardown.vm));
+        let blame = match why {
+            Some(_) => Blame::Discipline,
+            None => finding.blame,
+        };
         self.findings.add(Finding {
-            blame: Blame::Discipline,
-            race: Some("R12"),
+            blame,
+            race: why,
             ..finding
         });
     }

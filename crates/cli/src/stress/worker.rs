@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use seamlock_kvm::{Result, close};
 use seamlock_sync::Private;
-use seamlock_tdx_abi::kvm::{Errno, KVM_X86_TDX_VM};
+use seamlock_tdx_abi::kvm::{Errno, KVM_X86_SEV_ES_VM, KVM_X86_SEV_VM, KVM_X86_TDX_VM};
 
 use super::client::{Client, MM};
 use super::finding::{Blame, Finding};
@@ -94,9 +94,13 @@ impl<'a> Worker<'a> {
         self.op = 0;
         self.world.watch.desk.begin(0, 0);
         let kvm = self.world.kvm.file.clone();
+        let vm_type = match self.world.amd {
+            true => [KVM_X86_SEV_VM, KVM_X86_SEV_ES_VM][self.rng.usize(..8).min(1)],
+            false => KVM_X86_TDX_VM,
+        };
         let mut made = None;
         let result = self.timed(|client| {
-            let (fd, file) = client.create_vm(&kvm, KVM_X86_TDX_VM)?;
+            let (fd, file) = client.create_vm(&kvm, vm_type)?;
             made = Some(Open { fd, file });
             Ok(0)
         });

@@ -7,7 +7,7 @@ use seamlock_kvm::lockdep::Lockdep;
 use seamlock_kvm::task::Files;
 use seamlock_kvm::tdx::TdState;
 use seamlock_kvm::vcpu::Vcpu;
-use seamlock_kvm::{BootError, Control, Discipline, File, Host, Kvm, Options, Process};
+use seamlock_kvm::{BootError, Control, Discipline, File, Host, Kvm, Options, Process, arch};
 use seamlock_sync::Private;
 use seamlock_tdx_abi::{Gpa, PAGE_SIZE};
 use seamlock_tdx_module::Platform;
@@ -88,6 +88,8 @@ pub enum Stage {
     Building,
     Running,
     Dead,
+    /// No TD: there are none on a machine with an AMD processor.
+    Amd,
 }
 
 /// One VM, as the threads know it.
@@ -126,6 +128,9 @@ impl Vm {
         if self.kvm.is_dead() {
             return Stage::Dead;
         }
+        if !self.kvm.is_td() {
+            return Stage::Amd;
+        }
         match self.kvm.tdx().state() {
             TdState::Uninitialized => Stage::Empty,
             TdState::Initialized => Stage::Building,
@@ -155,6 +160,8 @@ pub struct World {
     pub cpus: Cpus,
     pub watch: Arc<Watch>,
     pub shape: Shape,
+    /// The processor is AMD's, with SEV in the place of TDX.
+    pub amd: bool,
     /// HKIDs that are free when there is no TD.
     pub hkids: usize,
 }
@@ -169,6 +176,7 @@ impl World {
         discipline: &'static Discipline,
         lockdep: Option<Arc<Lockdep>>,
         watch: Arc<Watch>,
+        amd: bool,
     ) -> Result<World, BootError> {
         let options = Options {
             discipline,
@@ -176,7 +184,7 @@ impl World {
             inject: Some(watch.clone()),
             guest: watch.clone(),
             lockdep,
-            ..Options::default()
+            arch: if amd { &arch::AMD } else { &arch::INTEL },
         };
         let host = Host::boot_with(platform(shape), options)?;
         let files = Process::with_fd_limit(MM, DESCRIPTORS.max(shape.vms * 20));
@@ -194,6 +202,7 @@ impl World {
             cpus: Cpus::of(shape.lps()),
             watch,
             shape,
+            amd,
             files,
             host,
         })
@@ -223,7 +232,7 @@ impl World {
 pub fn platform(shape: Shape) -> Platform {
     Platform {
         packages: 2,
-        private_hkid_count: shape.vms as u16 + 8,
+        private_hkid_count: shape.vms as u16 + 3,
         ..Platform::sapphire_rapids(4 << 30, shape.lps())
     }
 }

@@ -71,6 +71,11 @@ impl KvmSev {
         self.active.load()
     }
 
+    /// The guest's key, by the number of the VM that it was made for; None without a guest.
+    pub fn asid(&self) -> Option<u64> {
+        Some(self.asid.peek()).filter(|asid| *asid != 0)
+    }
+
     /// `sev_es_guest`.
     pub fn is_es(&self) -> bool {
         self.es_active.load()

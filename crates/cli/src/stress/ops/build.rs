@@ -55,7 +55,12 @@ pub(super) fn capabilities(worker: &mut Worker, vm: &Arc<Vm>) -> Done {
 }
 
 pub(super) fn create_vcpu(worker: &mut Worker, vm: &Arc<Vm>) -> Done {
-    let id = worker.rng.u64(..u64::from(worker.world.shape.vcpus));
+    let ids = match worker.world.amd {
+        // An SEV-ES guest moves only to a VM with as many vCPUs.
+        true => 2,
+        false => worker.world.shape.vcpus,
+    };
+    let id = worker.rng.u64(..u64::from(ids));
     let result = worker.timed(|client| client.ioctl(&vm.open.file, KVM_CREATE_VCPU, id));
     if let Ok(fd) = &result {
         adopt(worker, vm, *fd);
