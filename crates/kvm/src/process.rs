@@ -1,21 +1,19 @@
 //! A process in memory: user memory and descriptors, for clients that are no processes of their own.
 //!
 //! # Locking
-//! Private: the kernel's `mmap_lock` and `file_lock` have nothing to do with KVM's locks. Which numbers of
-//! the descriptor table are taken, and what each entry is, are cells that a hook sees: another thread
-//! can tell from the number that it gets whether a close came before. `close` of the kernel changes the
-//! two at once, ours one after the other, and meanwhile the number is as good as open.
+//! Private: the kernel's `mmap_lock` and `file_lock` have nothing to do with KVM's locks. No hook sees which
+//! number a new descriptor gets, which depends on what other threads closed before; where that would
+//! matter, numbers are used once ([`Process::using_numbers_once`]).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use seamlock_sync::{Action, Private, announce};
+use seamlock_sync::Private;
 use seamlock_tdx_abi::kvm::{Errno, KVM_VCPU_MMAP_BYTES};
 use seamlock_tdx_abi::{Hpa, PAGE_SIZE};
 
 use crate::file::File;
 use crate::host::CachedFile;
-use crate::locks::cells;
 use crate::task::{Control, Fault, Files, RunPage, Task, UserMemory};
 
 /// Where mappings start.
@@ -45,14 +43,22 @@ struct Memory {
     next: u64,
 }
 
+/// The files by descriptor.
+#[derive(Debug, Default)]
+struct Table {
+    open: BTreeMap<i32, Arc<File>>,
+    /// No number below this is given to a new descriptor.
+    from: i32,
+}
+
 /// A process: address space and descriptor table.
 #[derive(Debug)]
 pub struct Process {
     mm: u64,
     memory: Private<Memory>,
-    /// By descriptor; without a file while it is being opened or closed.
-    files: Private<BTreeMap<i32, Option<Arc<File>>>>,
+    files: Private<Table>,
     max_fds: usize,
+    use_once: bool,
 }
 
 impl Process {
@@ -68,6 +74,16 @@ impl Process {
             memory: Private::default(),
             files: Private::default(),
             max_fds,
+            use_once: false,
+        }
+    }
+
+    /// The same process, which gives the number of a closed descriptor to no other. A program whose
+    /// threads close what others still use is at fault itself when these then meet another file.
+    pub fn using_numbers_once(self) -> Process {
+        Process {
+            use_once: true,
+            ..self
         }
     }
 
@@ -127,24 +143,8 @@ impl Process {
 
     /// Open descriptors, ascending.
     pub fn open_fds(&self) -> Vec<i32> {
-        let open = |(fd, file): (&i32, &Option<_>)| file.is_some().then_some(*fd);
         self.files
-            .with(|files| files.iter().filter_map(open).collect())
-    }
-
-    /// Takes the lowest number that is free (`get_unused_fd_flags`).
-    fn unused_fd(&self) -> Result<i32, Errno> {
-        announce(Action::Update, cells::DESCRIPTORS.at(self.mm), 0);
-        self.files.with(|files| {
-            if files.len() >= self.max_fds {
-                return Err(Errno::EMFILE);
-            }
-            let free = (FIRST_FD..)
-                .find(|fd| !files.contains_key(fd))
-                .ok_or(Errno::EMFILE)?;
-            files.insert(free, None);
-            Ok(free)
-        })
+            .with(|files| files.open.keys().copied().collect())
     }
 
     fn each_page(
@@ -255,22 +255,27 @@ impl UserMemory for Process {
 
 impl Files for Process {
     fn install(&self, file: &Arc<File>) -> Result<i32, Errno> {
-        let fd = self.unused_fd()?;
-        announce(Action::Store, cells::DESCRIPTOR.of(self.mm, fd as u64), 0);
-        self.files
-            .with(|files| files.insert(fd, Some(file.clone())));
-        Ok(fd)
+        self.files.with(|files| {
+            if files.open.len() >= self.max_fds {
+                return Err(Errno::EMFILE);
+            }
+            let free = (files.from.max(FIRST_FD)..)
+                .find(|fd| !files.open.contains_key(fd))
+                .ok_or(Errno::EMFILE)?;
+            files.open.insert(free, file.clone());
+            if self.use_once {
+                files.from = free.saturating_add(1);
+            }
+            Ok(free)
+        })
     }
 
     fn file(&self, fd: i32) -> Option<Arc<File>> {
-        self.files.with(|files| files.get(&fd).cloned().flatten())
+        self.files.with(|files| files.open.get(&fd).cloned())
     }
 
     fn remove(&self, fd: i32) -> Option<Arc<File>> {
-        let file = self.files.with(|files| files.get_mut(&fd)?.take())?;
-        announce(Action::Update, cells::DESCRIPTORS.at(self.mm), 0);
-        self.files.with(|files| files.remove(&fd));
-        Some(file)
+        self.files.with(|files| files.open.remove(&fd))
     }
 
     fn run_page(&self) -> Arc<dyn RunPage> {
@@ -335,6 +340,21 @@ mod tests {
         assert_eq!(seen, 904);
         assert_eq!(process.read_vec(at + 4999, 2), Ok(vec![7, 0]));
         assert_eq!(process.write(at, &[1]), Err(Fault));
+    }
+
+    #[test]
+    fn the_number_of_a_closed_descriptor_is_the_next_or_none_again() {
+        use seamlock_tdx_module::Platform;
+
+        let host = crate::Host::boot(Platform::sapphire_rapids(4 << 30, 1)).unwrap();
+        let file = File::open_kvm(&host);
+        let numbers = |process: Process| {
+            let [first, second] = [(); 2].map(|()| process.install(&file).unwrap());
+            process.remove(first);
+            (first, second, process.install(&file).unwrap())
+        };
+        assert_eq!(numbers(Process::new(1)), (3, 4, 3));
+        assert_eq!(numbers(Process::new(1).using_numbers_once()), (3, 4, 5));
     }
 
     #[test]

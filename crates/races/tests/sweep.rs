@@ -61,7 +61,7 @@ fn what_is_open_in_v7_3_is_proved_closed_in_sealed() {
 
 /// Each of these once saw something that no operation announced, and the checker planned what could not
 /// be done: the list of vCPUs of a CPU that goes offline, which the kernel looks at with interrupts off;
-/// the number that a new descriptor gets, which depends on closes before it.
+/// the number of a new descriptor, which depended on what was closed before.
 #[test]
 fn what_a_thread_sees_is_announced() {
     for cell in [

@@ -30,8 +30,6 @@ pub static INVALIDATE_SEQ: Class = Class::new("kvm->mmu_invalidate_seq");
 pub static SLOT_GMEM_FILE: Class = Class::new("slot->gmem.file");
 /// The page cache of a guest_memfd.
 pub static FOLIOS: Class = Class::new("guest_memfd page cache");
-/// Which numbers of a process's descriptor table are taken.
-pub static DESCRIPTORS: Class = Class::new("descriptor numbers");
 /// An entry of a process's descriptor table: address space and descriptor.
 pub static DESCRIPTOR: Class = Class::new("descriptor");
 /// Reader count of one of the two phases of `kvm->srcu`.

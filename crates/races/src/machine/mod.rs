@@ -119,7 +119,7 @@ impl Machine {
         let cpus = CPUS.max(home_cpu(start.vcpus()));
         let host = Host::boot_with(Platform::sapphire_rapids(1 << 30, cpus), options)
             .map_err(|why| Error::with(Errno::EIO, "boot", why.to_string()))?;
-        let process = Process::with_fd_limit(1, start.fds);
+        let process = Process::with_fd_limit(1, start.fds).using_numbers_once();
         let system = process
             .install_kvm(&host)
             .map_err(|errno| Error::new(errno, "open", "no descriptor is free"))?;
