@@ -12,7 +12,7 @@ use crate::outline;
 use crate::print;
 use crate::scenario::{Holder, Violation};
 use crate::schedule::Schedule;
-use crate::story::{Legend, Span};
+use crate::story::{Legend, Span, Telling, Told};
 
 /// An execution that violates something, re-ordered to few switches and run again to be sure.
 #[derive(Clone, Debug)]
@@ -23,6 +23,8 @@ pub struct Counterexample {
     pub schedule: Schedule,
     /// The names of all threads.
     pub threads: Vec<String>,
+    /// What is to be known of each thread, such as where it runs; empty if nothing is.
+    pub about: Vec<String>,
     /// What was done up to the violation.
     pub steps: Vec<Shown>,
     /// What the threads that have not ended were about to do then.
@@ -52,6 +54,10 @@ pub struct Shown {
     pub site: &'static Location<'static>,
     /// The function that this is in, as people know it.
     pub function: Option<String>,
+    /// What people call it, where that is not its action and object.
+    pub words: Option<String>,
+    /// Whether it is told in an outline.
+    pub telling: Telling,
     /// Who held the object, if it was busy.
     pub busy_by: Vec<Holder>,
 }
@@ -69,6 +75,8 @@ pub struct Waiting {
     pub blocked: bool,
     /// Who holds the object.
     pub holders: Vec<Holder>,
+    /// What people call it, where that is not its action and object.
+    pub words: Option<String>,
 }
 
 impl Shown {
@@ -83,6 +91,11 @@ impl Counterexample {
     pub fn object(&self, name: &Name) -> String {
         let known = self.called.get(name);
         known.map_or_else(|| name.to_string(), String::clone)
+    }
+
+    /// An operation in words.
+    pub fn line(&self, step: &Shown) -> String {
+        print::line(self, step)
     }
 
     /// The innermost call that a thread is in when it does operation number `index`.
@@ -130,8 +143,31 @@ impl Counterexample {
     }
 
     pub(crate) fn explain_names(&mut self, legend: &dyn Legend) {
+        let about = |name: &String| legend.thread(name).unwrap_or_default();
+        self.about = self.threads.iter().map(about).collect();
+        let mut written: BTreeMap<Name, u64> = BTreeMap::new();
         for step in &mut self.steps {
             step.function = legend.function(step.site);
+            step.telling = legend.telling(step.action, &step.name);
+            let arg = match step.action {
+                Action::Point => written.remove(&step.name).unwrap_or(step.arg),
+                Action::Store => *written.entry(step.name).insert_entry(step.arg).get(),
+                _ => step.arg,
+            };
+            step.words = legend.operation(Told {
+                action: step.action,
+                name: &step.name,
+                arg,
+                outcome: Some(step.outcome),
+            });
+        }
+        for wait in &mut self.waiting {
+            wait.words = legend.operation(Told {
+                action: wait.action,
+                name: &wait.name,
+                arg: 0,
+                outcome: None,
+            });
         }
         let steps = self.steps.iter().map(|step| step.name);
         let waits = self.waiting.iter().map(|wait| wait.name);
@@ -216,6 +252,7 @@ pub(crate) fn waiting(engine: &Engine) -> Vec<Waiting> {
             name: engine.name_of(pending),
             blocked: !engine.ready(slot),
             holders: engine.holders(&engine.name_of(pending)),
+            words: None,
         })
     };
     engine.threads.iter().enumerate().filter_map(one).collect()
@@ -231,15 +268,14 @@ pub(crate) fn deadlock(engine: &Engine) -> Violation {
     let line = |wait: &Waiting| {
         let holder = |holder: &Holder| holder.thread.map_or("set-up", name);
         let holders: Vec<&str> = wait.holders.iter().map(holder).collect();
-        let by = if holders.is_empty() {
-            "nobody".to_owned()
-        } else {
-            holders.join(", ")
+        let by = match holders.is_empty() {
+            true => String::new(),
+            false => format!(", held by {}", holders.join(", ")),
         };
         format!(
-            "{} waits for {}, held by {by}",
+            "{} waits for {}{by}",
             name(wait.thread),
-            wait.name
+            wait.name.class.name()
         )
     };
     let detail = waits.iter().map(line).collect::<Vec<_>>().join("; ");

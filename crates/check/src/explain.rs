@@ -12,7 +12,7 @@ use crate::object::NONE;
 use crate::scenario::{Found, Holder, Oracle, Reporter, Scenario, Setup, Step, View, Violation};
 use crate::sched::{Ran, Scheduler};
 use crate::schedule::Schedule;
-use crate::story::{self, Legend, Mark, Plain};
+use crate::story::{self, Legend, Mark, Plain, Telling};
 use crate::strategy::Strategy;
 use crate::verdict::CheckError;
 use seamlock_sync::{Name, Outcome};
@@ -200,7 +200,7 @@ impl Oracle for Recorder {
             tape.waiting = waiting(view.engine);
             // Those that have not begun, and the one that is judged, tell nothing.
             let begun = |thread: usize| view.engine.threads[thread].own != NONE;
-            let told = |w: &Waiting| w.blocked || begun(w.thread) && w.thread != step.thread;
+            let told = |w: &Waiting| w.thread != step.thread && (w.blocked || begun(w.thread));
             tape.waiting.retain(told);
             tape.held = held(view.engine);
         }
@@ -213,6 +213,8 @@ impl Oracle for Recorder {
             outcome: step.outcome,
             site: step.op.site,
             function: None,
+            words: None,
+            telling: Telling::default(),
             busy_by,
         });
         None
@@ -319,6 +321,7 @@ impl Rerun {
                     .iter()
                     .map(|thread| thread.name.clone())
                     .collect(),
+                about: Vec::new(),
                 steps: tape.steps.iter().take(found.after).cloned().collect(),
                 spans: story::spans(&self.marks, found.after),
                 called: BTreeMap::new(),

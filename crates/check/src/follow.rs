@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::engine::End;
+use crate::print::verb;
 use crate::schedule::{Schedule, clean, digest_of};
 use crate::strategy::{Moment, Pick};
 
@@ -11,7 +12,7 @@ use crate::strategy::{Moment, Pick};
 pub struct Divergence {
     /// The step, from 0.
     pub step: usize,
-    /// The thread that was to go on.
+    /// The thread that was to go on; empty when the schedule was over.
     pub thread: String,
     /// What was there instead.
     pub found: String,
@@ -19,15 +20,15 @@ pub struct Divergence {
 
 impl fmt::Display for Divergence {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "at step {} thread {}: {}",
-            self.step, self.thread, self.found
-        )
+        match self.thread.as_str() {
+            "" => f.write_str(&self.found),
+            thread => write!(f, "operation {}, of {thread}: {}", self.step, self.found),
+        }
     }
 }
 
-const WHOLE: &str = "some step before is not what it was, and its digit does not show which";
+const WHOLE: &str = "every operation has the digit of the schedule, and all together not its hash: one \
+                     is another that happens to have the same digit, or the line was changed";
 
 /// Goes on as a schedule says, and after its end with few switches.
 #[derive(Debug)]
@@ -59,20 +60,23 @@ impl Follow {
             .iter()
             .position(|thread| clean(&thread.name) == name);
         let Some(slot) = slot else {
-            return self.leave(moment.depth, "there is no such thread".to_owned());
+            return self.leave(moment.depth, "there is no thread of this name".to_owned());
         };
         let Some(pending) = &moment.threads[slot].pending else {
             return self.leave(moment.depth, "it has ended".to_owned());
         };
         let object = moment.objects.at(pending.accesses.first.object).name;
-        let what = format!("{:?} {}", pending.action, object);
+        let what = format!("{} {object}", verb(pending.action));
         if moment.enabled & (1 << slot) == 0 {
-            return self.leave(moment.depth, format!("it has to wait with {what}"));
+            return self.leave(
+                moment.depth,
+                format!("it has to wait to {what}, at {}", pending.site),
+            );
         }
         let name = &moment.threads[slot].name;
         let digest = digest_of(name, pending.action, &object, pending.arg);
         if self.strict && !self.schedule.fits(moment.depth, digest) {
-            let found = format!("it comes with {what} at {}", pending.site);
+            let found = format!("it is another, {what}, at {}", pending.site);
             return self.leave(moment.depth, found);
         }
         self.digest = crate::clock::mix(self.digest ^ digest);
@@ -88,7 +92,7 @@ impl Follow {
     }
 
     fn leave(&mut self, step: usize, found: String) -> Pick {
-        let thread = self.schedule.thread(step).unwrap_or("(end)").to_owned();
+        let thread = self.schedule.thread(step).unwrap_or_default().to_owned();
         self.diverged.get_or_insert(Divergence {
             step,
             thread,

@@ -4,30 +4,17 @@ use std::fmt::{self, Formatter};
 
 use seamlock_sync::{Action, Outcome};
 
+use crate::columns::{Line, columns};
 use crate::counterexample::{Counterexample, Shown, Waiting};
 use crate::scenario::Holder;
 
-/// Columns wider than this in all are folded into one.
-const WIDEST: usize = 150;
-
 /// Writes what happens in a counterexample.
 pub(crate) fn text(example: &Counterexample, f: &mut Formatter<'_>) -> fmt::Result {
-    let rows: Vec<(usize, String)> = example
-        .steps
-        .iter()
-        .map(|step| (step.thread, line(example, step)))
+    let steps = example.steps.iter().enumerate();
+    let rows: Vec<Line> = steps
+        .map(|(at, step)| (at, step.thread, line(example, step)))
         .collect();
-    let widths: Vec<usize> = example
-        .threads
-        .iter()
-        .enumerate()
-        .map(|(slot, name)| width_of(slot, name, &rows))
-        .collect();
-    if widths.iter().sum::<usize>() + 2 * widths.len() > WIDEST {
-        folded(example, &rows, f)?;
-    } else {
-        columns(example, &rows, &widths, f)?;
-    }
+    columns(example, &rows, f)?;
     for wait in &example.waiting {
         writeln!(f, "      {}", waits(example, wait))?;
     }
@@ -38,65 +25,13 @@ pub(crate) fn text(example: &Counterexample, f: &mut Formatter<'_>) -> fmt::Resu
     Ok(())
 }
 
-fn width_of(slot: usize, name: &str, rows: &[(usize, String)]) -> usize {
-    let mine = rows
-        .iter()
-        .filter(|row| row.0 == slot)
-        .map(|row| row.1.chars().count());
-    let widest = mine.max();
-    // A thread that does nothing needs no column.
-    widest.map_or(0, |widest| widest.max(name.chars().count()))
-}
-
-fn columns(
-    example: &Counterexample,
-    rows: &[(usize, String)],
-    widths: &[usize],
-    f: &mut Formatter<'_>,
-) -> fmt::Result {
-    let mut head = String::from("      ");
-    for (name, width) in example
-        .threads
-        .iter()
-        .zip(widths)
-        .filter(|pair| *pair.1 > 0)
-    {
-        head += &format!("{name:<width$}  ");
-    }
-    writeln!(f, "{}", head.trim_end())?;
-    for (index, (thread, text)) in rows.iter().enumerate() {
-        let used = widths[..*thread].iter().filter(|width| **width > 0);
-        let indent: usize = used.map(|width| width + 2).sum();
-        writeln!(f, "{index:>4}  {:indent$}{text}", "")?;
-    }
-    Ok(())
-}
-
-fn folded(
-    example: &Counterexample,
-    rows: &[(usize, String)],
-    f: &mut Formatter<'_>,
-) -> fmt::Result {
-    let widest = example
-        .threads
-        .iter()
-        .map(|name| name.chars().count())
-        .max()
-        .unwrap_or(0);
-    for (index, (thread, text)) in rows.iter().enumerate() {
-        writeln!(
-            f,
-            "{index:>4}  {:<widest$}  {text}",
-            example.threads[*thread]
-        )?;
-    }
-    Ok(())
-}
-
 /// One operation, as it stands in a column.
 pub(crate) fn line(example: &Counterexample, step: &Shown) -> String {
     let verb = verb(step.action);
     let name = example.object(&step.name);
+    if let Some(words) = &step.words {
+        return words.clone();
+    }
     match step.outcome {
         Outcome::Busy if !step.is_refused() => format!("{verb} {name}: it is another value"),
         Outcome::Busy => format!("{verb} {name} BUSY: {}", list(example, &step.busy_by)),
@@ -114,16 +49,24 @@ pub(crate) fn line(example: &Counterexample, step: &Shown) -> String {
 
 pub(crate) fn waits(example: &Counterexample, wait: &Waiting) -> String {
     let name = &example.threads[wait.thread];
+    let object = example.object(&wait.name);
     if !wait.blocked {
-        let object = example.object(&wait.name);
         return format!("{name} is about to {} {object}", verb(wait.action));
     }
-    let by = list(example, &wait.holders);
-    format!(
-        "{name} waits to {} {} (held by {by})",
-        verb(wait.action),
-        example.object(&wait.name)
-    )
+    if let Some(words) = &wait.words {
+        return format!("{name} waits: {words}");
+    }
+    let shared = match wait.action {
+        Action::LockShared => " (shared)",
+        Action::AwaitChange => ", which nobody changes",
+        Action::Wait | Action::WaitUninterruptible => ", which nobody wakes",
+        _ => "",
+    };
+    let by = match wait.holders.is_empty() {
+        true => String::new(),
+        false => format!(", held by {}", list(example, &wait.holders)),
+    };
+    format!("{name} waits for {object}{shared}{by}")
 }
 
 pub(crate) fn list(example: &Counterexample, holders: &[Holder]) -> String {

@@ -148,7 +148,9 @@ impl FromStr for Schedule {
         if ended {
             Ok(schedule)
         } else {
-            Err(wrong(text, "has no #hash at its end"))
+            Err(CheckError::Schedule(
+                "there is no #hash at the end: a part is missing".to_owned(),
+            ))
         }
     }
 }
@@ -165,7 +167,10 @@ impl Schedule {
             .parse()
             .map_err(|_| wrong(part, "has no number after *"))?;
         if name.is_empty() || checks.len() != count {
-            return Err(wrong(part, "does not have one digit for each operation"));
+            return Err(wrong(
+                part,
+                "does not have one digit for each operation: a part is missing or was changed",
+            ));
         }
         for digit in checks.chars() {
             let check = digit

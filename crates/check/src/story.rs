@@ -5,12 +5,55 @@
 
 use std::panic::Location;
 
-use seamlock_sync::Name;
+use seamlock_sync::{Action, Name, Outcome};
+
+/// Which operations on an object are told in an outline.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Telling {
+    /// Those whose order another thread can tell.
+    #[default]
+    Usual,
+    /// All of them.
+    Always,
+    /// None.
+    Never,
+}
+
+/// An operation that words are wanted for.
+#[derive(Clone, Copy, Debug)]
+pub struct Told<'a> {
+    /// What is done.
+    pub action: Action,
+    /// To which object.
+    pub name: &'a Name,
+    /// With which argument. Of a [`Point`](Action::Point) it is the argument of the last write.
+    pub arg: u64,
+    /// How it ended, if it did.
+    pub outcome: Option<Outcome>,
+}
 
 /// The words of a scenario.
 pub trait Legend {
     /// What people call an object, where that is not its name.
     fn object(&self, name: &Name) -> Option<String> {
+        let _ = name;
+        None
+    }
+
+    /// What people call an operation, where its action and object say less.
+    fn operation(&self, told: Told<'_>) -> Option<String> {
+        let _ = told;
+        None
+    }
+
+    /// Which operations like this one are told in an outline.
+    fn telling(&self, action: Action, name: &Name) -> Telling {
+        let _ = (action, name);
+        Telling::Usual
+    }
+
+    /// What is to be known of the thread of a name, such as where it runs.
+    fn thread(&self, name: &str) -> Option<String> {
         let _ = name;
         None
     }

@@ -99,8 +99,8 @@ pub enum CheckError {
     /// More threads than the checker can take.
     #[error("{0} threads are more than the {max} that a scenario may have", max = crate::MAX_THREADS)]
     TooManyThreads(usize),
-    /// The scenario's set-up panicked.
-    #[error("the scenario's set-up panicked: {0}")]
+    /// The scenario can't be set up.
+    #[error("the scenario can't be set up: {0}")]
     Setup(String),
     /// There was no memory for the threads' stacks.
     #[error("no memory for the stacks of the threads: {0}")]

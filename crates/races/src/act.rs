@@ -236,6 +236,24 @@ impl Act {
         }
     }
 
+    /// Whether it loads a vCPU, so that it counts on which CPU it is done.
+    pub const fn loads_vcpu(self) -> bool {
+        matches!(
+            self,
+            Act::InitMemRegion(_)
+                | Act::InitVcpu(_)
+                | Act::GetCpuid(_)
+                | Act::CreateVcpu(_)
+                | Act::SetCpuid(_)
+                | Act::Load(_)
+                | Act::PreFault(_)
+                | Act::Run(_)
+                | Act::OtherInitVcpu
+                | Act::OtherInitMemRegion
+                | Act::OtherCreateVcpu(_)
+        )
+    }
+
     /// Whether it is about the other threads and needs them.
     pub const fn is_about_threads(self) -> bool {
         matches!(self, Act::Migrate | Act::Kill)

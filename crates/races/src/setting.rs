@@ -200,7 +200,8 @@ impl Size {
         u64::from(self.ready + self.raw) + self.pages + u64::from(self.operations())
     }
 
-    fn operations(&self) -> u32 {
+    /// The operations of all threads.
+    pub fn operations(&self) -> u32 {
         self.times.iter().sum()
     }
 

@@ -17,7 +17,7 @@ use crate::act::Act;
 use crate::machine::{Machine, Watchers};
 use crate::oracle::{self, Answers, Outcome};
 use crate::ready::Ready;
-use crate::scene::Counts;
+use crate::scene::{Actor, Counts};
 use crate::setting::Setting;
 use crate::words::Words;
 
@@ -113,7 +113,10 @@ impl Staged {
     /// The machine and what is to be done on it, made unseen: it ends with every lock free.
     fn set_up(&self, setup: &mut Setup) -> Option<(Rc<Run>, Vec<Ready>)> {
         let _unseen = Unseen::new();
-        let (reporter, words) = (setup.reporter(), Words::default());
+        let cpu = |actor: &Actor| actor.act.loads_vcpu().then_some(actor.cpu);
+        let actors = self.setting.actors.iter();
+        let threads = actors.map(|actor| (actor.name, cpu(actor)));
+        let (reporter, words) = (setup.reporter(), Words::of(threads));
         setup.legend(words.clone());
         let watchers = Watchers {
             observer: Some(Arc::new(oracle::Bugs::new(

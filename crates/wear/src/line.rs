@@ -95,7 +95,10 @@ pub fn write_perfetto(lines: &[(u32, Line)], out: &mut dyn Write) -> io::Result<
         }
         event
     };
-    let events: Vec<_> = lines.iter().map(event).collect();
+    // What is written at its end comes by its beginning here, and what it is in before it.
+    let mut lines: Vec<&(u32, Line)> = lines.iter().collect();
+    lines.sort_by_key(|(_, line)| (line.at_ns, std::cmp::Reverse(line.took_ns)));
+    let events: Vec<_> = lines.into_iter().map(event).collect();
     serde_json::to_writer(out, &json!({ "traceEvents": events }))?;
     Ok(())
 }

@@ -6,6 +6,7 @@ use seamlock_sync::{Action, Name};
 
 use crate::counterexample::{Counterexample, Hold, Shown};
 use crate::print::{line, list, verb};
+use crate::story::Telling;
 
 /// What a line of an outline is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,7 +135,7 @@ fn only_looks(action: Action) -> bool {
 }
 
 /// Objects that somebody did not get.
-fn clashes(example: &Counterexample) -> BTreeSet<Name> {
+pub(crate) fn clashes(example: &Counterexample) -> BTreeSet<Name> {
     let refused = example.steps.iter().filter(|step| step.is_refused());
     let refused = refused.map(|step| step.name);
     let waits = example.waiting.iter().filter(|wait| wait.blocked);
@@ -274,7 +275,7 @@ impl Outliner<'_> {
             now && hold.thread == row.thread && self.clashes.contains(&hold.name)
         });
         let shown = |hold: &Hold| {
-            let mode = if hold.alone { "alone" } else { "shared" };
+            let mode = if hold.alone { "exclusive" } else { "shared" };
             format!("{} {mode}", example.object(&hold.name))
         };
         let held: Vec<String> = held.map(shown).collect();
@@ -289,13 +290,19 @@ impl Outliner<'_> {
         use Action::*;
         let what = match step.action {
             _ if step.is_refused() => What::Busy,
+            _ if step.telling == Telling::Never => return,
+            Point if !self.is_followed(index, step) => return,
             Lock | LockKillable | TryLock | Unlock | LockShared | UnlockShared | TryShared
             | TryExclusive | Promote | Demote | ReleaseShared | ReleaseExclusive => What::Lock,
             AwaitRelease | AwaitChange => What::Other,
+            _ if step.telling == Telling::Always => What::Other,
             _ if self.contested.contains(&step.name) => What::Other,
             _ => return,
         };
-        if self.given_back_at_once(index, step) || self.read_before(index, step) {
+        let known = self.given_back_at_once(index, step)
+            || self.read_before(index, step)
+            || self.seen_before(index, step);
+        if known {
             return;
         }
         let text = match what {
@@ -303,6 +310,15 @@ impl Outliner<'_> {
             _ => line(self.example, step),
         };
         self.push(index, step, what, text, None);
+    }
+
+    /// Whether something was asked of a thread that it may do here, and not before.
+    fn is_followed(&self, index: usize, step: &Shown) -> bool {
+        let before = self.example.steps[..index].iter().rev();
+        let mut on_it = before.filter(|other| other.name == step.name);
+        on_it
+            .next()
+            .is_some_and(|last| last.action == Action::Store)
     }
 
     /// Folds the release of a lock that nobody else wants into the line of its acquisition.
@@ -336,6 +352,14 @@ impl Outliner<'_> {
             (row.last, row.text) = (index, line(self.example, step));
         }
         pair
+    }
+
+    /// Whether the thread has read the same of the cell already, and nobody else did anything since.
+    fn seen_before(&self, index: usize, step: &Shown) -> bool {
+        let before = self.example.steps[..index].iter().rev();
+        let mut own = before.take_while(|other| other.thread == step.thread);
+        let read = |other: &Shown| (other.action, other.name) == (Action::Load, step.name);
+        step.action == Action::Load && own.any(|other| read(other) && other.outcome == step.outcome)
     }
 
     fn push(&mut self, index: usize, step: &Shown, what: What, text: String, span: Option<usize>) {

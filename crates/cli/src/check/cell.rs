@@ -61,6 +61,9 @@ pub struct Cell {
     /// Whether it is what is known; absent when nothing is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub as_known: Option<bool>,
+    /// The scene that is refuted; empty if none is.
+    #[serde(skip)]
+    pub scene: &'static str,
     /// What was violated, or why there is no proof.
     pub detail: String,
     /// How to do it again.
@@ -84,6 +87,7 @@ impl Cell {
         took: Duration,
     ) -> Cell {
         let (mut traces, mut replay, mut shown, mut size) = (None, None, None, None);
+        let mut refuted = "";
         let (verdict, detail) = match checked.finding {
             Finding::Proved { traces: n } => {
                 traces = Some(n);
@@ -95,6 +99,7 @@ impl Cell {
                 size = shrunk.map(|shrunk| shrunk.to_string());
                 replay = Some(format!("{place} {}", example.schedule));
                 let detail = format!("{scene}: {}", example.violation);
+                refuted = scene;
                 shown = Some(example);
                 (Answer::Refuted, detail)
             }
@@ -117,6 +122,7 @@ impl Cell {
             executions: checked.executions,
             ms: took.as_millis(),
             as_known: expected.map(known),
+            scene: refuted,
             detail,
             replay,
             size,
@@ -137,7 +143,9 @@ impl Cell {
             look.render(),
             self.verdict.word(),
             look.render_reset(),
-            self.detail,
+            self.example
+                .as_ref()
+                .map_or(self.detail.as_str(), |_| self.scene),
             self.executions,
             self.ms,
         );

@@ -12,19 +12,21 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::Args;
-use seamlock_check::{Options, WalkKind};
+use seamlock_check::{CheckError, Options, WalkKind};
 use seamlock_kvm::Discipline;
 use seamlock_races::{COLUMNS, Finding, RACES, Race, Setting, Wanted, check_race, shrink_scene};
 
 use self::cell::{Answer, Cell};
 use self::report::Report;
 use crate::failure::BadInput;
+use crate::style;
 
 /// Prove or refute locking disciplines by running KVM's and the TDX module's code under every
 /// interleaving that can differ
 ///
-/// Exit code 0: all proved. 1: something refuted. 3: something not exhausted. With --all: 0 when each
-/// verdict is what is known of the discipline, 1 when one differs, 3 when one is missing.
+/// Exit code 0: all proved. 1: something refuted. 3: something not exhausted. 4: the check itself failed.
+/// With --all: 0 when each verdict is what is known of the discipline, 1 when one differs, 3 when one is
+/// missing.
 #[derive(Debug, Args)]
 pub struct Check {
     /// Only this race, such as R1a, or one scene of it, such as R4/init-punch; R1a:ready=3,pages=4,mem=2
@@ -65,12 +67,30 @@ pub struct Check {
     replay: Option<String>,
 }
 
+/// The exit code when the check itself failed, and says nothing about what was checked.
+const FAILED: u8 = 4;
+
 /// A race, what of it, and a discipline.
 type Task<'a> = (&'static Race, Wanted<'a>, &'static Discipline);
 
 impl Check {
     /// Runs the command.
     pub fn run(&self) -> anyhow::Result<ExitCode> {
+        let done = self.work();
+        match &done {
+            Err(error) if error.is::<CheckError>() => {
+                let (on, off) = (style::BAD.render(), style::BAD.render_reset());
+                anstream::eprintln!("{on}the check itself failed{off}: {error:#}");
+                Ok(ExitCode::from(FAILED))
+            }
+            _ => done,
+        }
+    }
+
+    fn work(&self) -> anyhow::Result<ExitCode> {
+        for path in [&self.report, &self.trace].into_iter().flatten() {
+            report::create(path)?;
+        }
         if let Some(line) = &self.replay {
             return replay::replay(line, self.steps, |report| self.write(report));
         }

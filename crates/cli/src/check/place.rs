@@ -6,10 +6,10 @@
 use std::fmt;
 use std::str::FromStr;
 
-use seamlock_check::Setup;
+use seamlock_check::{Counterexample, Setup};
 use seamlock_kvm::Discipline;
 use seamlock_kvm::discipline::{DISCIPLINES, by_name};
-use seamlock_races::sweep::Cell;
+use seamlock_races::sweep::{Cell, is_lock_order};
 use seamlock_races::{RACES, Race, Scene, Setting, Staged};
 
 use crate::failure::BadInput;
@@ -41,12 +41,26 @@ impl Place {
         }
     }
 
-    /// A cell of the sweep; `ordered` when one thread does it all, for lockdep.
-    pub fn of_cell(cell: &Cell, ordered: bool, discipline: &str) -> Place {
-        let word = if ordered { ORDER } else { SWEEP };
+    /// A cell of the sweep. One thread does it all where lockdep objects.
+    pub fn of_cell(cell: &Cell, example: &Counterexample, discipline: &str) -> Place {
+        let word = if is_lock_order(example) { ORDER } else { SWEEP };
         Place {
             name: format!("{word}{cell}"),
             discipline: discipline.to_owned(),
+        }
+    }
+
+    /// The command that looks for what is wrong here.
+    pub fn command(&self) -> String {
+        let swept = [SWEEP, ORDER]
+            .into_iter()
+            .find_map(|word| self.name.strip_prefix(word));
+        let (name, with) = (quoted(swept.unwrap_or(&self.name)), &self.discipline);
+        match swept {
+            Some(_) => {
+                format!("seamlock check --sweep --schedules --only {name} --discipline {with}")
+            }
+            None => format!("seamlock check --scenario {name} --discipline {with}"),
         }
     }
 
@@ -87,6 +101,9 @@ impl FromStr for Place {
 
     fn from_str(text: &str) -> Result<Place, BadInput> {
         let (name, discipline) = text.rsplit_once('@').ok_or_else(malformed)?;
+        if !name.contains('/') {
+            return Err(malformed());
+        }
         Ok(Place {
             name: name.to_owned(),
             discipline: discipline.to_owned(),
@@ -95,7 +112,10 @@ impl FromStr for Place {
 }
 
 fn malformed() -> BadInput {
-    BadInput("a replay line is RACE/SCENE@DISCIPLINE SCHEDULE".to_owned())
+    let what = "not a replay line, which is RACE/SCENE@DISCIPLINE SCHEDULE or \
+                sweep:STATE/OPERATION+OPERATION@DISCIPLINE SCHEDULE: take the whole of what `seamlock \
+                check` prints behind \"again\", in quotes";
+    BadInput(what.to_owned())
 }
 
 /// Splits a replay line into the place and the schedule.
@@ -148,6 +168,7 @@ pub fn find(
     Ok((race, Some(found.ok_or_else(unknown)?)))
 }
 
-fn names<'a>(all: impl Iterator<Item = &'a str>) -> String {
+/// Names, for a message.
+pub fn names<'a>(all: impl Iterator<Item = &'a str>) -> String {
     all.collect::<Vec<_>>().join(", ")
 }

@@ -29,8 +29,16 @@ pub fn replay(
     };
     match (&again.diverged, schedule.len()) {
         (Some(diverged), of) => {
-            look(style::BAD, "the code no longer does what the schedule says");
-            anstream::println!("of {of} operations, {diverged}");
+            look(style::BAD, "the code does not do what the schedule says");
+            let before = match diverged.step.min(of) {
+                0 => String::new(),
+                step => format!("the first {step} of {of} operations came as it says; "),
+            };
+            anstream::println!("{before}{diverged}");
+            anstream::println!(
+                "A schedule is of one state of the code. To look for another: {}",
+                place.command()
+            );
         }
         (None, of) => look(
             style::GOOD,
@@ -57,6 +65,8 @@ pub fn replay(
             .map(|v| v.cause.as_str())
             .collect::<Vec<_>>()
             .join("; "),
+        size: None,
+        seen: &[],
         replays: vec![(place.discipline.clone(), line.trim().to_owned())],
         example,
     };

@@ -6,11 +6,12 @@ use clap::Args;
 use seamlock_check::{CheckError, Story};
 use seamlock_kvm::Discipline;
 use seamlock_races::sweep::{
-    Cause, Cell, Letter, Matrix, OPERATIONS, Swept, Tally, cells, is_lock_order, spread,
+    Cause, Cell, Letter, Matrix, OPERATIONS, Operation, STATES, Swept, Tally, cells, spread,
 };
 use serde::Serialize;
 
 use super::place::{self, Place};
+use super::report::Report;
 use super::{Check, jobs};
 use crate::failure::BadInput;
 use crate::progress;
@@ -76,6 +77,9 @@ impl Sweep {
         } else {
             self.print(&matrix, discipline);
         }
+        let sum = self.sum(&matrix);
+        let command = super::command_line();
+        check.write(&Report::of_sweep(command, discipline.name, sum, &matrix))?;
         Ok(ExitCode::from(matrix.exit_code()))
     }
 
@@ -102,6 +106,10 @@ impl Sweep {
     /// Runs the cells. The sum depends neither on the number of threads nor on the clock.
     fn matrix(&self, check: &Check, discipline: &'static Discipline) -> anyhow::Result<Matrix> {
         let mut cells = self.cells()?;
+        if let Some(Err(why)) = cells.first().map(|cell| cell.stage(discipline)) {
+            let name = discipline.name;
+            return Err(BadInput(format!("there is nothing to sweep under {name}: {why}")).into());
+        }
         if self.total.is_some() {
             spread(&mut cells, check.seed);
         }
@@ -154,41 +162,51 @@ impl Sweep {
             cell.state.name == only || cell.operations.iter().any(|o| o.name() == only)
         });
         if all.is_empty() {
-            let what = format!("{only:?} is neither a state nor an operation of the sweep");
-            return Err(BadInput(what).into());
+            let states = STATES.iter().map(|state| state.name);
+            let operations = OPERATIONS.iter().map(Operation::name);
+            return Err(BadInput(format!(
+                "no cell has {only:?}, which is neither a state ({}) nor an operation ({})",
+                place::names(states),
+                place::names(operations)
+            ))
+            .into());
         }
         Ok(all)
     }
 
-    fn print(&self, matrix: &Matrix, discipline: &Discipline) {
-        table(matrix);
-        let name = discipline.name;
+    /// What a sweep comes to, in words.
+    fn sum(&self, matrix: &Matrix) -> String {
         let all = matrix.all;
-        anstream::println!();
-        if self.triples || self.total.is_some() {
-            companies(matrix);
-        }
-        let not_run = match all.not_run {
+        let some = |n: u64, words: &str| match n {
             0 => String::new(),
-            n => format!(", {n} not run"),
+            n => format!(", {n} {words}"),
         };
-        anstream::println!(
-            "{name}: {} cells: {} proved ({} traces), {} refuted, {} not exhausted within {} \
-             executions each{not_run}; {} executions",
+        let endless = match matrix.endless {
+            0 => String::new(),
+            n => format!(" ({n} of them have an execution that does not end)"),
+        };
+        format!(
+            "{} cells: {} proved ({} traces), {} refuted, {} not exhausted within {} executions \
+             each{endless}{}{}; {} executions",
             all.cells(),
             all.proved,
             matrix.traces,
             all.refuted,
             all.not_exhausted,
             self.budget,
+            some(all.failed, "given up by a fault of the checker"),
+            some(all.not_run, "not run"),
             matrix.executions
-        );
-        if matrix.endless > 0 {
-            anstream::println!(
-                "{} of those that are not exhausted have an execution that does not end",
-                matrix.endless
-            );
+        )
+    }
+
+    fn print(&self, matrix: &Matrix, discipline: &Discipline) {
+        table(matrix);
+        anstream::println!();
+        if self.triples || self.total.is_some() {
+            companies(matrix);
         }
+        anstream::println!("{}: {}", discipline.name, self.sum(matrix));
         for (cell, error) in &matrix.failed {
             anstream::println!("{cell}: {error}");
         }
@@ -269,7 +287,7 @@ fn line<'a>(
     (oracle, text): &'a (String, String),
     cause: &'a Cause,
 ) -> Line<'a> {
-    let place = Place::of_cell(&cause.cell, is_lock_order(&cause.example), discipline.name);
+    let place = Place::of_cell(&cause.cell, &cause.example, discipline.name);
     Line {
         discipline: discipline.name,
         oracle,

@@ -59,7 +59,11 @@ pub fn atomicity(
     if causes.is_empty() {
         causes.push("answers that belong to no one order".to_owned());
     }
-    let row = |answers: &Answers| answers.iter().map(shown).collect::<Vec<_>>().join(", ");
+    let row = |answers: &Answers| {
+        let told = |(act, answer): (&Act, _)| format!("{} returns {}", act.name(), shown(answer));
+        let each: Vec<String> = acts.iter().zip(answers).map(told).collect();
+        each.join(", ")
+    };
     let orders: BTreeSet<String> = serial.iter().map(|order| row(&order.answers)).collect();
     let orders: Vec<String> = orders.into_iter().collect();
     let detail = format!(
@@ -126,11 +130,13 @@ fn odd_state(state: &[String], serial: &[&Vec<String>]) -> Violation {
         true => Violation::new("dead TD", "user space can't finish the launch"),
         false => Violation::new("atomicity", "a state that no one order leaves"),
     };
-    let last = serial
-        .last()
-        .map(|state| state.join("; "))
-        .unwrap_or_default();
-    violation.with_detail(format!("{}; one after the other: {last}", odd.join("; ")))
+    let facts = serial.last().into_iter().flat_map(|facts| facts.iter());
+    let wanted: Vec<&str> = facts
+        .filter(|fact| !state.contains(fact))
+        .map(String::as_str)
+        .collect();
+    let (odd, wanted) = (odd.join("; "), wanted.join("; "));
+    violation.with_detail(format!("{odd}; one after the other: {wanted}"))
 }
 
 /// An answer in words.
@@ -147,6 +153,6 @@ pub fn shown(answer: &Option<Answer>) -> String {
         Some(Answer {
             result: Ok(value),
             wrote,
-        }) => format!("{value}, {wrote} written"),
+        }) => format!("{value} (wrote {wrote})"),
     }
 }

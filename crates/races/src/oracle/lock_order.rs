@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use seamlock_check::{Oracle, Step, View, Violation};
-use seamlock_kvm::lockdep::{Held, Lockdep};
+use seamlock_kvm::kernel_function;
+use seamlock_kvm::lockdep::{Acquisition, Held, Lockdep};
 
 /// The name of the oracle.
 pub const LOCK_ORDER: &str = "lock order";
@@ -35,6 +36,15 @@ impl Oracle for LockOrder {
             breach.acquired.title(),
             breach.against.title()
         );
-        Some(Violation::new(LOCK_ORDER, cause).with_detail(breach.headline()))
+        let place = |of: &Acquisition| match kernel_function(of.site) {
+            Some(function) => format!("{} in {function}", of.title()),
+            None => of.title(),
+        };
+        let detail = format!(
+            "{}, under {}",
+            place(&breach.acquired),
+            place(&breach.against)
+        );
+        Some(Violation::new(LOCK_ORDER, cause).with_detail(detail))
     }
 }

@@ -1,8 +1,8 @@
 //! What a sweep comes to: one letter for each pair of operations, and its findings by cause.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use seamlock_check::{CheckError, Counterexample, Limit};
+use seamlock_check::{CheckError, Counterexample, Limit, Violation};
 use seamlock_kvm::Discipline;
 
 use super::{Cell, Company, OPERATIONS, Swept};
@@ -49,6 +49,14 @@ pub struct Cause {
 }
 
 impl Cause {
+    /// Whether one operation alone is enough for it, so that it is no race.
+    pub fn is_solo(&self) -> bool {
+        let operations = |shrunk: &Shrunk| shrunk.to.operations();
+        self.shrunk
+            .as_ref()
+            .is_some_and(|shrunk| operations(shrunk) == 1)
+    }
+
     fn new(cell: &Cell, example: Counterexample) -> Cause {
         Cause {
             cell: cell.clone(),
@@ -121,10 +129,58 @@ impl Tally {
     }
 }
 
+/// What was found of a pair of operations, in all states and in whatever company.
+#[derive(Clone, Debug, Default)]
+pub struct Pair {
+    /// Cells that were proved.
+    pub proved: u64,
+    /// The traces of those.
+    pub traces: u64,
+    /// In how many cells something is wrong, by their states.
+    pub refuted: BTreeMap<&'static str, u64>,
+    /// How many cells were not exhausted, or the checker failed on.
+    pub open: BTreeMap<&'static str, u64>,
+    /// What is wrong: keys of [`Matrix::causes`].
+    pub causes: BTreeSet<(String, String)>,
+}
+
+impl Pair {
+    /// The worst of it.
+    pub fn letter(&self) -> Letter {
+        match (self.refuted.is_empty(), self.open.is_empty()) {
+            (false, _) => Letter::Refuted,
+            (true, false) => Letter::NotExhausted,
+            (true, true) => Letter::Proved,
+        }
+    }
+
+    fn open(&mut self, cell: &Cell) {
+        *self.open.entry(cell.state.name).or_default() += 1;
+    }
+
+    fn add(&mut self, cell: &Cell, swept: &Swept) {
+        match swept.letter() {
+            Letter::Proved => {
+                self.proved += 1;
+                self.traces += swept.explored.unwrap_or(0);
+            }
+            Letter::NotExhausted => self.open(cell),
+            Letter::Refuted => *self.refuted.entry(cell.state.name).or_default() += 1,
+        }
+        let found = swept.findings.iter().map(|example| key(&example.violation));
+        self.causes.extend(found);
+    }
+}
+
+/// What tells findings apart.
+fn key(violation: &Violation) -> (String, String) {
+    (violation.oracle.to_string(), violation.cause.clone())
+}
+
 /// The sum of a sweep.
 #[derive(Clone, Debug, Default)]
 pub struct Matrix {
-    letters: BTreeMap<(usize, usize), Letter>,
+    pairs: BTreeMap<(usize, usize), Pair>,
     /// Findings by oracle and cause.
     pub causes: BTreeMap<(String, String), Cause>,
     /// All cells.
@@ -144,7 +200,7 @@ pub struct Matrix {
 impl Matrix {
     /// Adds a cell that the checker failed on.
     pub fn fail(&mut self, cell: &Cell, error: CheckError) {
-        self.mark(cell, Letter::NotExhausted);
+        self.each_pair(cell, |pair| pair.open(cell));
         self.count(cell, |tally| &mut tally.failed);
         self.failed.push((cell.to_string(), error));
     }
@@ -160,22 +216,23 @@ impl Matrix {
         *number(&mut self.all) += 1;
     }
 
-    fn mark(&mut self, cell: &Cell, letter: Letter) {
+    fn each_pair(&mut self, cell: &Cell, add: impl Fn(&mut Pair)) {
         let place = |name| OPERATIONS.iter().position(|o| o.name() == name);
+        let mut pairs = BTreeSet::new();
         for (at, row) in cell.operations.iter().enumerate() {
             for column in &cell.operations[at + 1..] {
-                if let (Some(a), Some(b)) = (place(row.name()), place(column.name())) {
-                    let known = self.letters.entry((a, b)).or_insert(letter);
-                    *known = letter.max(*known);
-                }
+                pairs.extend(place(row.name()).zip(place(column.name())));
             }
+        }
+        for (a, b) in pairs {
+            add(self.pairs.entry((a.min(b), a.max(b))).or_default());
         }
     }
 
     /// Adds a cell. The cells must come in one order, whoever checked them.
     pub fn add(&mut self, cell: &Cell, swept: Swept) {
         let letter = swept.letter();
-        self.mark(cell, letter);
+        self.each_pair(cell, |pair| pair.add(cell, &swept));
         self.executions += swept.executions;
         match letter {
             Letter::Refuted => self.count(cell, |tally| &mut tally.refuted),
@@ -189,8 +246,7 @@ impl Matrix {
             }
         }
         for example in swept.findings {
-            let violation = &example.violation;
-            let key = (violation.oracle.to_string(), violation.cause.clone());
+            let key = key(&example.violation);
             match self.causes.get_mut(&key) {
                 Some(cause) => cause.add(cell, example),
                 None => {
@@ -202,7 +258,12 @@ impl Matrix {
 
     /// The letter of two operations, by their places in the table; None where they never meet.
     pub fn letter(&self, a: usize, b: usize) -> Option<Letter> {
-        self.letters.get(&(a.min(b), a.max(b))).copied()
+        self.pair(a, b).map(Pair::letter)
+    }
+
+    /// All of two operations, by their places in the table; None where they never meet.
+    pub fn pair(&self, a: usize, b: usize) -> Option<&Pair> {
+        self.pairs.get(&(a.min(b), a.max(b)))
     }
 
     /// 1 when something is wrong, 3 when something was not exhausted or not run, else 0.

@@ -15,7 +15,7 @@ use seamlock_kvm::Discipline;
 use seamlock_kvm::error::{Error, Result};
 use seamlock_tdx_abi::kvm::Errno;
 
-pub use matrix::{Cause, Letter, Matrix, Tally};
+pub use matrix::{Cause, Letter, Matrix, Pair, Tally};
 pub use operations::{By, OPERATIONS, Operation, operation};
 pub use sample::{Company, spread};
 pub use states::{STATES, State, state};
@@ -214,8 +214,14 @@ impl FromStr for Cell {
         let (name, operations) = cell
             .split_once('/')
             .ok_or_else(|| format!("{text:?} is not STATE/OPERATION+OPERATION"))?;
-        let state = state(name).ok_or_else(|| format!("no state is named {name:?}"))?;
-        let known = |name| operation(name).ok_or_else(|| format!("no operation is named {name:?}"));
+        let states = || names(STATES.iter().map(|state| state.name));
+        let unknown = || format!("no state is named {name:?}; there are {}", states());
+        let state = state(name).ok_or_else(unknown)?;
+        let all = || names(OPERATIONS.iter().map(Operation::name));
+        let known = |name| {
+            let unknown = || format!("no operation is named {name:?}; there are {}", all());
+            operation(name).ok_or_else(unknown)
+        };
         let operations: std::result::Result<Vec<_>, _> = operations.split('+').map(known).collect();
         let cell = Cell {
             state,
@@ -225,4 +231,8 @@ impl FromStr for Cell {
         cell.setting()?;
         Ok(cell)
     }
+}
+
+fn names<'a>(all: impl Iterator<Item = &'a str>) -> String {
+    all.collect::<Vec<_>>().join(", ")
 }

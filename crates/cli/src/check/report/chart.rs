@@ -160,16 +160,16 @@ impl Chart<'_> {
 
     /// The words in the bars of calls: of calls that come again and again, once.
     fn words(&self) -> Markup {
-        let named = |row: &&Row| matches!(row.what, What::Begins | What::Inner);
+        let named = |(_, row): &(usize, &Row)| matches!(row.what, What::Begins | What::Inner);
         html! {
-            @for row in self.rows.iter().filter(named) {
+            @for (at, row) in self.rows.iter().enumerate().filter(named) {
                 @let (depth, words) = match row.what {
                     What::Begins => (0, row.text.clone()),
                     _ => (1, time::label(row)),
                 };
                 @let on = |lane: &Lane| lane.thread == row.thread && lane.depth == Some(depth);
                 @if let Some(y) = self.lane(on) {
-                    text x=(self.time.start(row.first) + 4.0) y=(y + 11.0) { (words) }
+                    text x=(self.time.line(at) + 4.0) y=(y + 11.0) { (words) }
                 }
             }
         }
@@ -191,17 +191,28 @@ impl Chart<'_> {
         html! { g { title { (title) } (bar(class, from, y, (until - from).max(3.0))) } }
     }
 
-    /// Cells that others look at or change.
+    /// State that others look at or change, with words where there is room.
     fn cells(&self) -> Markup {
+        let told = |row: &&Row| row.what == What::Other;
+        let rows: Vec<&Row> = self.rows.iter().filter(told).collect();
         html! {
-            @for row in self.rows.iter().filter(|row| row.what == What::Other) {
+            @for (at, row) in rows.iter().enumerate() {
                 @let thread = row.thread;
-                @if let Some(y) = self.lane(|lane| lane.thread == thread && lane.depth == Some(0)) {
-                    @let x = (self.time.start(row.first) + self.time.end(row.last)) / 2.0;
+                @if let Some(y) = self.lane(|lane| lane.thread == thread && lane.state) {
+                    @let x = self.middle(row);
+                    @let mut later = rows[at + 1..].iter().filter(|next| next.thread == thread);
+                    @let end = later.next().map_or(self.time.width(), |next| self.middle(next));
                     g { title { (row.text) } circle.cell cx=(x) cy=(y + BAR / 2.0) r="4.5" {} }
+                    @if x + 14.0 + time::width_of(&row.text) < end {
+                        text.dim x=(x + 8.0) y=(y + 11.0) { (row.text) }
+                    }
                 }
             }
         }
+    }
+
+    fn middle(&self, row: &Row) -> f64 {
+        (self.time.start(row.first) + self.time.end(row.last)) / 2.0
     }
 
     /// What was not to be had, and a line to who has it.

@@ -27,22 +27,37 @@ pub fn section(number: usize, finding: &Finding<'_>) -> Markup {
             p.dim {
                 "in " (places.join(", ")) " · " (example.steps.len()) " operations, "
                 (switches(example.schedule.switches())) " between threads"
+                @if let Some(size) = &finding.size { " · " (size) }
             }
             (chart(example))
             (moment(example))
+            @if let Some((_, replay)) = finding.replays.first() { (again(replay)) }
             details {
                 summary { "step by step" }
                 (steps(example))
             }
-            details {
-                summary { "again" }
-                @for (place, replay) in &finding.replays {
-                    p.dim { (place) }
-                    pre.replay { "seamlock check --replay " (quoted(replay)) }
+            @if finding.replays.len() > 1 {
+                details {
+                    summary { "the same elsewhere: " (places[1..].join(", ")) }
+                    @for (place, replay) in &finding.replays[1..] {
+                        p.dim { (place) }
+                        (again(replay))
+                    }
+                }
+            }
+            @if finding.seen.len() > 1 {
+                details {
+                    summary { "seen in " (finding.seen.len()) " cells" }
+                    p.seen { (finding.seen.join(", ")) }
                 }
             }
         }
     }
+}
+
+/// The command that does it again.
+fn again(replay: &str) -> Markup {
+    html! { pre.replay tabindex="0" { "seamlock check --replay " (quoted(replay)) } }
 }
 
 fn switches(number: usize) -> String {

@@ -1,57 +1,99 @@
 //! Operations against operations: what a sweep found.
 
+use std::collections::BTreeMap;
+
 use maud::{Markup, html};
+use seamlock_races::sweep::{self, Letter, OPERATIONS, Pair};
 
 use super::super::cell::Answer;
 
-/// The pairs of operations in one state of a VM, under one discipline.
+/// The pairs of operations, under one discipline.
 #[derive(Clone, Debug, Default)]
 pub struct Matrix {
-    /// The state and the discipline, in words.
+    /// The discipline, in words.
     pub title: String,
+    /// What it comes to.
+    pub sum: String,
     /// The operations; a pair is in the row of one and the column of the other.
-    pub operations: Vec<String>,
-    /// What pairs came to. A pair that is missing was not tried.
-    pub spots: Vec<Spot>,
+    pub operations: Vec<Named>,
+    /// What pairs came to, by the places of both, the smaller first. A pair that is missing was not tried.
+    pub spots: BTreeMap<(usize, usize), Spot>,
+}
+
+/// An operation.
+#[derive(Clone, Debug)]
+pub struct Named {
+    /// Its short name.
+    pub name: &'static str,
+    /// The kernel's name.
+    pub kernel: &'static str,
 }
 
 /// What one pair came to.
 #[derive(Clone, Debug)]
 pub struct Spot {
-    /// Index of the one operation.
-    pub row: usize,
-    /// Index of the other.
-    pub column: usize,
     /// What it came to.
     pub answer: Answer,
-    /// Traces of a proof, or what was violated.
+    /// In words.
     pub detail: String,
-    /// The number of the finding in the report, if it is one of those.
-    pub finding: Option<usize>,
+    /// The numbers of its findings in the report, those that need both operations first.
+    pub findings: Vec<usize>,
+    /// Whether each of them needs one operation only.
+    pub solo: bool,
 }
 
 impl Matrix {
+    /// What was found by a sweep, as far as its operations ever meet.
+    pub fn of_sweep(title: String, sum: String, matrix: &sweep::Matrix) -> Matrix {
+        let all = 0..OPERATIONS.len();
+        let meets = |a: &usize| all.clone().any(|b| matrix.pair(*a, b).is_some());
+        let used: Vec<usize> = all.clone().filter(meets).collect();
+        let named = |at: &usize| Named {
+            name: OPERATIONS[*at].name(),
+            kernel: OPERATIONS[*at].act.name(),
+        };
+        let mut spots = BTreeMap::new();
+        for (row, a) in used.iter().enumerate() {
+            for (column, b) in used.iter().enumerate().skip(row) {
+                if let Some(pair) = matrix.pair(*a, *b) {
+                    spots.insert((row, column), Spot::of(pair, matrix));
+                }
+            }
+        }
+        Matrix {
+            title,
+            sum,
+            operations: used.iter().map(named).collect(),
+            spots,
+        }
+    }
+
     /// As HTML.
     pub fn table(&self) -> Markup {
-        let count = |answer| self.spots.iter().filter(|s| s.answer == answer).count();
         html! {
             h3 { (self.title) }
-            p.dim {
-                (count(Answer::Proved)) " proved, " (count(Answer::Refuted)) " refuted, "
-                (count(Answer::NotExhausted)) " not exhausted"
+            p.dim { (self.sum) }
+            p.legend {
+                span { i.good { "·" } "proved in every state" }
+                span { i.bad { "3" } "refuted: the number of the finding, + for more of them" }
+                span { i.solo { "3" } "refuted, and one of the two is enough" }
+                span { i.open { "?" } "not exhausted" }
+                span { i.never {} "never together" }
             }
-            div.wide {
+            div.wide tabindex="0" {
                 table.matrix {
                     thead {
                         tr {
                             th {}
-                            @for name in &self.operations { th { div { span { (name) } } } }
+                            @for of in &self.operations {
+                                th title=(of.kernel) { div { span { (of.name) } } }
+                            }
                         }
                     }
                     tbody {
-                        @for (row, name) in self.operations.iter().enumerate() {
+                        @for (row, of) in self.operations.iter().enumerate() {
                             tr {
-                                th { (name) }
+                                th scope="row" { span.dim { (of.kernel) } " " (of.name) }
                                 @for column in 0..self.operations.len() {
                                     (self.spot(row, column))
                                 }
@@ -64,22 +106,62 @@ impl Matrix {
     }
 
     fn spot(&self, row: usize, column: usize) -> Markup {
-        let at = |spot: &&Spot| {
-            let (a, b) = (spot.row, spot.column);
-            (a, b) == (row, column) || (b, a) == (row, column)
-        };
-        let Some(spot) = self.spots.iter().find(at) else {
+        let Some(spot) = self.spots.get(&(row.min(column), row.max(column))) else {
             return html! { td {} };
         };
-        let names = (&self.operations[row], &self.operations[column]);
-        let title = format!("{} and {}: {}", names.0, names.1, spot.detail);
+        let names = (self.operations[row].name, self.operations[column].name);
+        let title = format!("{} + {}: {}", names.0, names.1, spot.detail);
         html! {
-            td class=(class(spot.answer)) title=(title) {
-                @match spot.finding {
-                    Some(finding) => a href={"#f" (finding)} { (sign(spot.answer)) },
-                    None => (sign(spot.answer)),
+            td class=(if spot.solo { "solo" } else { class(spot.answer) }) title=(title) {
+                @match spot.findings.as_slice() {
+                    [first, more @ ..] => a href={ "#f" (first) } {
+                        (first + 1) @if !more.is_empty() { "+" }
+                    },
+                    [] if spot.answer == Answer::Proved => "·",
+                    [] => (sign(spot.answer)),
                 }
             }
+        }
+    }
+}
+
+impl Spot {
+    fn of(pair: &Pair, matrix: &sweep::Matrix) -> Spot {
+        let numbered = matrix.causes.iter().enumerate();
+        let mine = numbered.filter(|(_, (key, _))| pair.causes.contains(*key));
+        let mut mine: Vec<(bool, usize)> = mine
+            .map(|(number, (_, cause))| (cause.is_solo(), number))
+            .collect();
+        mine.sort_unstable();
+        let mut words = Vec::new();
+        if pair.proved > 0 {
+            let (n, traces) = (pair.proved, pair.traces);
+            words.push(format!("{n} cells proved, {traces} traces"));
+        }
+        for (word, states) in [
+            ("refuted in", &pair.refuted),
+            ("not exhausted in", &pair.open),
+        ] {
+            let state = |(name, cells): (&&str, &u64)| match cells {
+                1 => (*name).to_owned(),
+                many => format!("{name} ({many} cells)"),
+            };
+            let states: Vec<String> = states.iter().map(state).collect();
+            if !states.is_empty() {
+                words.push(format!("{word} {}", states.join(", ")));
+            }
+        }
+        let named = |(oracle, cause): &(String, String)| format!("{oracle}: {cause}");
+        words.extend(pair.causes.iter().map(named));
+        Spot {
+            answer: match pair.letter() {
+                Letter::Proved => Answer::Proved,
+                Letter::NotExhausted => Answer::NotExhausted,
+                Letter::Refuted => Answer::Refuted,
+            },
+            detail: words.join("; "),
+            solo: !mine.is_empty() && mine.iter().all(|(solo, _)| *solo),
+            findings: mine.into_iter().map(|(_, number)| number).collect(),
         }
     }
 }

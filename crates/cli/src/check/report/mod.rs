@@ -11,10 +11,12 @@ use std::path::Path;
 
 use anyhow::Context as _;
 use seamlock_check::Counterexample;
+use seamlock_races::sweep;
 
-#[allow(unused_imports, reason = "for whoever fills a matrix")]
-pub use self::matrix::{Matrix, Spot};
+use self::matrix::Matrix;
 use super::cell::Cell;
+use super::place::Place;
+use crate::failure::BadInput;
 
 /// Everything that a report shows.
 #[derive(Debug, Default)]
@@ -23,7 +25,7 @@ pub struct Report<'a> {
     pub command: String,
     /// Races against disciplines, row by row.
     pub races: &'a [Cell],
-    /// Operations against operations, one for each state and discipline.
+    /// Operations against operations, one for each discipline.
     pub sweeps: Vec<Matrix>,
     /// What goes wrong, each once.
     pub findings: Vec<Finding<'a>>,
@@ -36,6 +38,10 @@ pub struct Finding<'a> {
     pub name: String,
     /// What meets what, in a sentence.
     pub what: String,
+    /// How large what is shown is, and what it was shrunk from.
+    pub size: Option<String>,
+    /// Everywhere that it was seen, if that is more than what can be replayed.
+    pub seen: &'a [String],
     /// Where it was found, with the replay line of each; the example's first.
     pub replays: Vec<(String, String)>,
     /// The execution that is shown.
@@ -61,6 +67,8 @@ impl<'a> Report<'a> {
                 None => findings.push(Finding {
                     name: cell.race.to_owned(),
                     what: cell.what.to_owned(),
+                    size: cell.size.clone(),
+                    seen: &[],
                     replays: vec![replay],
                     example,
                 }),
@@ -71,6 +79,36 @@ impl<'a> Report<'a> {
             races: cells,
             sweeps: Vec::new(),
             findings,
+        }
+    }
+
+    /// A report of a sweep under a discipline, and what it comes to in words.
+    pub fn of_sweep(
+        command: String,
+        discipline: &str,
+        sum: String,
+        matrix: &'a sweep::Matrix,
+    ) -> Report<'a> {
+        let finding = |(nth, cause): (usize, &'a sweep::Cause)| {
+            let acts = cause.cell.operations.iter().map(|of| of.act.name());
+            let acts: Vec<&str> = acts.collect();
+            let place = Place::of_cell(&cause.cell, &cause.example, discipline);
+            let replay = format!("{place} {}", cause.example.schedule);
+            Finding {
+                name: (nth + 1).to_string(),
+                what: format!("{}: {}", acts.join(" and "), cause.cell.state.what),
+                size: cause.shrunk.as_ref().map(ToString::to_string),
+                seen: &cause.cells,
+                replays: vec![(cause.cell.to_string(), replay)],
+                example: &cause.example,
+            }
+        };
+        let title = format!("Every pair of operations, from every state of a VM: {discipline}");
+        Report {
+            command,
+            races: &[],
+            sweeps: vec![Matrix::of_sweep(title, sum, matrix)],
+            findings: matrix.causes.values().enumerate().map(finding).collect(),
         }
     }
 
@@ -92,6 +130,16 @@ impl<'a> Report<'a> {
             &serde_json::to_string(&trace::events(&self.findings))?,
         )
     }
+}
+
+/// Makes an empty file, so that one that can't be written is known before the work.
+///
+/// # Errors
+/// When it can't be made.
+pub fn create(path: &Path) -> anyhow::Result<()> {
+    let why = |error| BadInput(format!("can't write {}: {error}", path.display()));
+    std::fs::write(path, "").map_err(why)?;
+    Ok(())
 }
 
 fn write(path: &Path, text: &str) -> anyhow::Result<()> {

@@ -33,9 +33,10 @@ pub fn page(report: &Report<'_>) -> Markup {
                     @if !report.races.is_empty() { (races(report)) }
                     @if !report.sweeps.is_empty() {
                         section {
-                            h2 { "Every pair of operations" }
+                            h2 { "The sweep" }
                             @for matrix in &report.sweeps { (matrix.table()) }
                         }
+                        (overview(report))
                     }
                     @if !report.findings.is_empty() {
                         h2 { "What goes wrong, and how" }
@@ -90,6 +91,29 @@ fn races(report: &Report<'_>) -> Markup {
     }
 }
 
+/// The findings, each a line.
+fn overview(report: &Report<'_>) -> Markup {
+    html! {
+        @if report.findings.is_empty() { p { "Nothing goes wrong." } }
+        @else {
+            table.overview {
+                thead { tr { th {} th { "what goes wrong" } th { "when" } th { "cells" } } }
+                tbody {
+                    @for (number, finding) in report.findings.iter().enumerate() {
+                        @let violation = &finding.example.violation;
+                        tr {
+                            td { a.tag href={ "#f" (number) } { (finding.name) } }
+                            td { (violation.oracle) ": " (violation.cause) }
+                            td { (finding.what) }
+                            td.number { (finding.seen.len().max(1)) }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
 fn count(report: &Report<'_>, answer: Answer) -> usize {
     report
         .races
@@ -108,8 +132,8 @@ fn spot(cell: &Cell, findings: &[Finding<'_>]) -> Markup {
     };
     let finding = findings.iter().position(shows);
     let number = match cell.verdict {
-        Answer::Proved => format!("{} traces", cell.traces.unwrap_or(0)),
-        _ => format!("{} runs", cell.executions),
+        Answer::Proved => many(cell.traces.unwrap_or(0), "trace"),
+        _ => many(cell.executions, "run"),
     };
     html! {
         td class=(class(cell.verdict)) title=(cell.detail) {
@@ -124,6 +148,11 @@ fn spot(cell: &Cell, findings: &[Finding<'_>]) -> Markup {
     }
 }
 
+fn many(number: u64, what: &str) -> String {
+    let end = if number == 1 { "" } else { "s" };
+    format!("{number} {what}{end}")
+}
+
 fn legend() -> Markup {
     html! {
         p.legend {
@@ -133,7 +162,8 @@ fn legend() -> Markup {
             span { i.lock {} "held alone" }
             span { i.lock.shared {} "shared" }
             span { i.busy {} "not to be had" }
-            span { i.cell {} "cell that others use" }
+            span { i.cell {} "state that others read or change" }
+            span { i.end { "✗" } "the violation" }
         }
     }
 }

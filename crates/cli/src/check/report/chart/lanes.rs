@@ -1,4 +1,5 @@
-//! Which lanes a chart has: for each thread its calls, the calls within them, and each lock that matters.
+//! Which lanes a chart has: for each thread its calls, the calls within them, the state that it looks at
+//! or changes, and each lock that matters.
 
 use seamlock_check::{Counterexample, Hold, Row, What};
 use seamlock_sync::Name;
@@ -8,6 +9,8 @@ use seamlock_sync::Name;
 pub struct Lane {
     /// Whose.
     pub thread: usize,
+    /// Whether it is the lane of state that threads share.
+    pub state: bool,
     /// Calls at this depth, if it is a lane of calls.
     pub depth: Option<usize>,
     /// The lock, if it is one.
@@ -39,17 +42,28 @@ pub fn lanes(example: &Counterexample, rows: &[Row]) -> Vec<Lane> {
 fn lanes_of(example: &Counterexample, rows: &[Row], thread: usize) -> Vec<Lane> {
     let lane = |depth, lock, label| Lane {
         thread,
+        state: false,
         depth,
         lock,
         label,
     };
-    let mut lanes = vec![lane(Some(0), None, example.threads[thread].clone())];
+    let mut lanes = vec![lane(Some(0), None, thread_name(example, thread))];
     if example
         .spans
         .iter()
         .any(|span| span.thread == thread && span.depth > 0)
     {
         lanes.push(lane(Some(1), None, "SEAMCALL".to_owned()));
+    }
+    if rows
+        .iter()
+        .any(|row| row.thread == thread && row.what == What::Other)
+    {
+        let state = lane(None, None, "state".to_owned());
+        lanes.push(Lane {
+            state: true,
+            ..state
+        });
     }
     let mut locks: Vec<Name> = Vec::new();
     let missed = missed(example);
@@ -91,4 +105,9 @@ fn missed(example: &Counterexample) -> Vec<Name> {
         .map(|step| step.name)
         .chain(waits.map(|wait| wait.name))
         .collect()
+}
+
+fn thread_name(example: &Counterexample, thread: usize) -> String {
+    let about = example.about.get(thread).map_or("", String::as_str);
+    format!("{} {about}", example.threads[thread])
 }

@@ -11,6 +11,11 @@ pub struct Time {
     columns: Vec<(usize, usize, f64, f64)>,
 }
 
+/// How much room words take.
+pub fn width_of(words: &str) -> f64 {
+    words.chars().count() as f64 * CHARACTER
+}
+
 /// What stands in the bar of a line.
 pub fn label(row: &Row) -> String {
     let text = row.text.strip_prefix("… ").unwrap_or(&row.text);
@@ -24,7 +29,7 @@ impl Time {
         let mut x = 0.0;
         let column = |row: &Row| {
             let width = match row.what {
-                What::Inner => label(row).chars().count() as f64 * CHARACTER + 12.0,
+                What::Inner => width_of(&label(row)) + 12.0,
                 What::Busy => 46.0,
                 What::Lock | What::Other => 18.0,
                 What::Begins | What::Ends => 10.0,
@@ -42,6 +47,11 @@ impl Time {
         self.columns
             .last()
             .map_or(0.0, |column| column.2 + column.3)
+    }
+
+    /// Where a line begins, by its place among all. Several lines can begin with one operation.
+    pub fn line(&self, at: usize) -> f64 {
+        self.columns.get(at).map_or(0.0, |column| column.2)
     }
 
     /// Where an operation begins.
