@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use super::known::HOTPLUG;
 use super::ops::OPS;
 
+/// What the hand is at that has no CPU to take offline.
+const ROUND_END: &str = "the end of the round";
 /// What a thread does that does nothing.
 const IDLE: usize = usize::MAX;
 
@@ -138,10 +140,12 @@ impl Desk {
         self.seats.iter().enumerate().filter_map(at).collect()
     }
 
-    /// What the calling thread does. Who has no seat takes CPUs offline.
+    /// What the calling thread does. Who has no seat takes CPUs offline, and looks at everything when the
+    /// round is over.
     pub fn own(&self) -> &'static str {
         let name = self.own_seat().and_then(|seat| seat.now.name());
-        name.unwrap_or(HOTPLUG)
+        let offline = self.offline_since.load(Relaxed) != 0;
+        name.unwrap_or(if offline { HOTPLUG } else { ROUND_END })
     }
 
     /// What the calling thread does, and what the others do to the same VM.

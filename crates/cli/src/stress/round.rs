@@ -22,7 +22,7 @@ pub const CALLS: u64 = 2_000;
 /// How often threads are signalled and moved.
 const TICK: Duration = Duration::from_micros(100);
 /// Ticks between two steps of taking a CPU offline or online.
-const HOTPLUG_TICKS: u64 = 4;
+const HOTPLUG_TICKS: u64 = 2;
 /// One of so many rounds is on a machine with an AMD processor.
 const AMD_ROUNDS: u64 = 8;
 /// Threads that make no call for so long hang.
