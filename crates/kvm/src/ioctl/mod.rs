@@ -19,6 +19,7 @@ mod system;
 mod table;
 mod vcpu;
 mod vm;
+mod xen;
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -43,6 +44,7 @@ pub(crate) use regs::{
 pub(crate) use supported_cpuid::supported;
 pub(crate) use system::{ARCH_CAPABILITIES, supported_xcr0, supported_xss};
 pub use table::{ABSENT, Entry, Handler, TABLE};
+pub(crate) use xen::{XenVcpu, XenVm};
 
 /// `ioctl(2)` on a descriptor.
 ///

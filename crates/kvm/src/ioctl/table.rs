@@ -5,7 +5,7 @@ use std::sync::{Arc, LazyLock};
 use seamlock_tdx_abi::kvm::*;
 
 use super::{
-    cpuid, dirty_log, eventfd, hyperv, irqchip, msrs, nested, regs, stats, system, vcpu, vm,
+    cpuid, dirty_log, eventfd, hyperv, irqchip, msrs, nested, regs, stats, system, vcpu, vm, xen,
 };
 use crate::arch::interrupt;
 use crate::error::Result;
@@ -157,6 +157,10 @@ pub static TABLE: &[Entry] = rows! {
     Vm KVM_IRQFD => eventfd::irqfd;
     Vm KVM_IOEVENTFD => eventfd::ioeventfd;
     Vm KVM_CREATE_DEVICE => vm::create_device;
+    Vm KVM_XEN_HVM_CONFIG => xen::hvm_config;
+    Vm KVM_XEN_HVM_GET_ATTR => xen::hvm_get_attr;
+    Vm KVM_XEN_HVM_SET_ATTR => xen::hvm_set_attr;
+    Vm KVM_XEN_HVM_EVTCHN_SEND => xen::hvm_evtchn_send;
     Vm KVM_HYPERV_EVENTFD => hyperv::hv_eventfd;
     Vm KVM_GET_STATS_FD => stats::of_vm;
     Vcpu KVM_RUN => vcpu::run;
@@ -207,6 +211,8 @@ pub static TABLE: &[Entry] = rows! {
     LoadedVcpu KVM_SET_ONE_REG => msrs::set_one_reg;
     LoadedVcpu KVM_GET_REG_LIST => msrs::get_reg_list;
     LoadedVcpu KVM_GET_SUPPORTED_HV_CPUID => hyperv::get_vcpu_cpuid;
+    LoadedVcpu KVM_XEN_VCPU_GET_ATTR => xen::vcpu_get_attr;
+    LoadedVcpu KVM_XEN_VCPU_SET_ATTR => xen::vcpu_set_attr;
     LoadedVcpu KVM_GET_NESTED_STATE => nested::get_nested_state;
     LoadedVcpu KVM_SET_NESTED_STATE => nested::set_nested_state;
     LoadedVcpu KVM_HAS_DEVICE_ATTR => regs::has_device_attr;

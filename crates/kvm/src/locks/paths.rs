@@ -136,6 +136,8 @@ paths! {
         VCPU, LOAD, Part::Takes(&[inside(&SRCU)])];
     "KVM_GET_MSRS(vCPU)" => "msrs.c kvm_get_msrs", [VCPU, LOAD, Part::Takes(&[inside(&SRCU)])];
     "KVM_SET_MSRS" => "msrs.c kvm_set_msrs", [VCPU, LOAD, Part::Takes(&[inside(&SRCU)])];
+    "KVM_XEN_VCPU_SET_ATTR" => "xen.c kvm_xen_vcpu_set_attr", [
+        VCPU, LOAD, Part::Takes(&[inside(&SRCU)])];
     "KVM_SET_VAPIC_ADDR" => "x86.c kvm_arch_vcpu_ioctl", [
         VCPU, LOAD, Part::Takes(&[inside(&SRCU)])];
     "KVM_SET_BOOT_CPU_ID" => "x86.c kvm_arch_vm_ioctl", [VM];

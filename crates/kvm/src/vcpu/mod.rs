@@ -26,7 +26,7 @@ use seamlock_tdx_abi::kvm::{KvmCpuidEntry2, KvmVcpuEvents};
 use seamlock_tdx_abi::regs::Regs;
 
 use crate::arch::VcpuArch;
-use crate::ioctl::NestedVmx;
+use crate::ioctl::{NestedVmx, XenVcpu};
 use crate::locks::{self, cells};
 use crate::stats::{self, Stats};
 use crate::task::{RunPage, Task};
@@ -129,6 +129,7 @@ pub(crate) struct State {
     pub(crate) msrs: BTreeMap<u32, u64>,
     /// `vmx->nested`.
     pub(crate) nested: NestedVmx,
+    pub(crate) xen: XenVcpu,
     /// Registers; None for a TD, which keeps them to itself.
     pub(crate) registers: Option<Box<Registers>>,
 }

@@ -37,6 +37,7 @@ use crate::arch::VmArch;
 use crate::bug::Bug;
 use crate::discipline::Discipline;
 use crate::host::{Host, Owner};
+use crate::ioctl::XenVm;
 use crate::locks::{self, cells};
 use crate::mmu::Mirror;
 use crate::sev::KvmSev;
@@ -143,6 +144,7 @@ pub struct Kvm {
     pub(crate) bugs: Private<Vec<Bug>>,
     pub(crate) reclaimed: Reclaimed,
     pub(crate) stats: Stats,
+    pub(crate) xen: Private<XenVm>,
 }
 
 impl Kvm {
@@ -185,6 +187,7 @@ impl Kvm {
             bugs: Private::default(),
             reclaimed: Reclaimed::default(),
             stats: Stats::vm(mm),
+            xen: Private::default(),
         }
     }
 

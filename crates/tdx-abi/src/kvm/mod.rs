@@ -18,6 +18,7 @@ mod stats;
 mod system;
 mod tdx;
 mod vcpu;
+mod xen;
 
 pub use caps::*;
 pub use cpuid::*;
@@ -34,6 +35,7 @@ pub use stats::*;
 pub use system::*;
 pub use tdx::*;
 pub use vcpu::*;
+pub use xen::*;
 
 #[cfg(test)]
 mod tests;

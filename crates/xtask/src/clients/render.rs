@@ -219,8 +219,7 @@ fn refusals(text: &mut String, outcomes: &[Outcome]) -> Result<()> {
         }
     }
     text.push_str("\n## Calls that were refused\n\n");
-    text.push_str("Each with the check that refuses it. KVM_GET_STATS_FD is not there yet; the ");
-    text.push_str("kernel has it.\n\n");
+    text.push_str("Each with the check that refuses it.\n\n");
     text.push_str("| call | errno | why | where | of |\n|---|---|---|---|---|\n");
     for ((call, errno, reason, site), clients) in found {
         let clients = clients.join(", ");
@@ -237,8 +236,8 @@ fn own_tests(text: &mut String, tests: &Selftests) -> Result<()> {
         text,
         "`tools/testing/selftests/kvm` of Linux, {} programs: {} pass, {} skip themselves, {} fail. Nearly
 all run code in a virtual machine that is no TD. seamlock creates such machines for those who probe
-them, and has neither registers nor a processor for their vCPUs; a test that sets up the first vCPU's
-registers ends there.\n",
+them, and their vCPUs have registers but no processor: KVM_RUN answers ENOSYS, and a test that needs a
+guest ends there.\n",
         tests.verdicts.len(),
         count(|v| *v == Verdict::Passed),
         count(|v| matches!(v, Verdict::Skipped(_))),

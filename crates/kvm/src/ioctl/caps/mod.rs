@@ -7,6 +7,7 @@ use seamlock_tdx_abi::kvm::*;
 
 use super::nested;
 use super::supported_cpuid::xsave2_bytes;
+use super::xen;
 use crate::gmem;
 use crate::host::Host;
 use crate::vm::{Irqchip, KVM_MAX_VCPU_IDS, KVM_MAX_VCPUS, Kvm};
@@ -78,6 +79,7 @@ pub(super) fn check_extension(host: &Host, kvm: Option<&Kvm>, cap: u64) -> i64 {
         KVM_CAP_SYNC_REGS if !td => 7,
         KVM_CAP_X86_DISABLE_EXITS => DISABLE_EXITS as i64,
         KVM_CAP_STEAL_TIME => 1,
+        KVM_CAP_XEN_HVM => xen::FEATURES,
         KVM_CAP_NESTED_STATE => nested::MOST_BYTES as i64,
         _ => 0,
     }

@@ -8,7 +8,7 @@ use zerocopy::{Immutable, IntoBytes};
 
 use super::{Call, record};
 use crate::error::Result;
-use crate::file::File;
+use crate::file::{File, Kind};
 use crate::host::Host;
 use crate::ioctl::ioctl_fd;
 use crate::lockdep::trace::Recorder;
@@ -125,6 +125,14 @@ impl Client {
         };
         let name = id.name().unwrap_or("KVM_MEMORY_ENCRYPT_OP");
         self.ioctl_with(name, fd, KVM_MEMORY_ENCRYPT_OP, &cmd)
+    }
+
+    /// The CPU that a vCPU was loaded on last.
+    pub(super) fn cpu_of(&self, vcpu: i32) -> u32 {
+        match self.process.file(vcpu).as_deref().map(File::kind) {
+            Some(Kind::Vcpu(vcpu)) => vcpu.cpu().max(0) as u32,
+            _ => 0,
+        }
     }
 
     /// Closes a descriptor by the way; it is no call.
