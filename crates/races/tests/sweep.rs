@@ -100,3 +100,19 @@ fn a_matrix_keeps_the_worst_of_a_pair_and_each_cause_once() {
     assert_eq!((matrix.all.refuted, matrix.exit_code()), (2, 1));
     assert!(matrix.causes.values().all(|cause| !cause.cells.is_empty()));
 }
+
+#[test]
+fn what_one_operation_does_alone_is_shown_alone() {
+    let mut matrix = Matrix::default();
+    let cell: Cell = "initialized/capabilities+finalize".parse().expect("a cell");
+    matrix.add(&cell, check("initialized/capabilities+finalize", "v7.3"));
+    let discipline = by_name("v7.3").expect("a discipline");
+    let cause = matrix.causes.values_mut().next().expect("a finding");
+    cause.shrink(discipline, 300, 1).expect("a sound check");
+    assert!(cause.is_solo());
+    assert_eq!(cause.cell.to_string(), "initialized/finalize");
+    let staged = cause.cell.stage(discipline).expect("a TD");
+    let build = |setup: &mut seamlock_check::Setup| staged.build(setup);
+    let again = seamlock_check::replay(&build, &cause.example.schedule, 20_000).expect("a replay");
+    assert_eq!((again.diverged, again.violations.len()), (None, 1));
+}

@@ -91,8 +91,7 @@ impl Cause {
             let from = cell.setting().map_err(CheckError::Setup)?.size();
             let own = cell.own_setting();
             let (example, shrunk) = shrink(&own, from, discipline, example, &options)?;
-            let mut cell = cell;
-            cell.size.clone_from(&shrunk.text);
+            let cell = cell.at(&shrunk.to);
             if least.is_none_or(|least| cell.weight() < least) {
                 least = Some(cell.weight());
                 (self.cell, self.example, self.shrunk) = (cell, example, Some(shrunk));

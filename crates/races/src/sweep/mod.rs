@@ -7,6 +7,7 @@ mod operations;
 mod sample;
 mod states;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
@@ -23,7 +24,7 @@ pub use states::{STATES, State, state};
 use crate::act::Act;
 use crate::oracle::LOCK_ORDER;
 use crate::scene::{Actor, Counts};
-use crate::setting::Setting;
+use crate::setting::{Setting, Size};
 use crate::staged::Staged;
 
 /// Causes that are looked for in one cell.
@@ -124,6 +125,25 @@ impl Cell {
             actors: self.actors(),
             counts: Counts::Everything,
         }
+    }
+
+    /// The same at another size, without the operations that nobody does. Where one operation is there
+    /// twice its threads keep their names, and so nothing goes.
+    pub(crate) fn at(&self, size: &Size) -> Cell {
+        let mut cell = Cell {
+            size: String::new(),
+            ..self.clone()
+        };
+        let mut size = size.clone();
+        let names = self.operations.iter().map(|operation| operation.name());
+        if names.collect::<BTreeSet<_>>().len() == self.operations.len() {
+            let mut times = size.times.iter();
+            cell.operations
+                .retain(|_| times.next().is_none_or(|times| *times > 0));
+            size.times.retain(|times| *times > 0);
+        }
+        cell.size = cell.own_setting().text_of(&size);
+        cell
     }
 
     /// How much there is to understand of it: things beside the TD that it needs, then its size.
