@@ -102,7 +102,7 @@ fn table(title: &str, programs: &[Program], tools: &[Tool], seconds: u64) -> boo
             let traces = traces.map_or_else(String::new, |traces| traces.to_string());
             print!("  {name:<32} {traces:>7}  {:<23} ", tool.name());
             match measured(tool, program, seconds) {
-                Some(measured) => println!("{}", row(&measured)),
+                Some(measured) => println!("{}", row(&measured, seconds)),
                 None => {
                     complete = false;
                     println!("the measurement failed");
@@ -114,7 +114,8 @@ fn table(title: &str, programs: &[Program], tools: &[Tool], seconds: u64) -> boo
     complete
 }
 
-fn row(measured: &Measured) -> String {
+/// A measurement that may have taken so many seconds of the clock.
+fn row(measured: &Measured, limit: u64) -> String {
     let Measured {
         how,
         executions,
@@ -129,6 +130,10 @@ fn row(measured: &Measured) -> String {
         format!("{:.1} ms", seconds * 1e3)
     } else {
         format!("{seconds:.2} s")
+    };
+    let how = match how {
+        How::Cut => format!("cut at {limit} s"),
+        how => how.to_string(),
     };
     format!(
         "{executions:>11} {rate:>10.0} {time:>10} {:>4} MB  {how}",

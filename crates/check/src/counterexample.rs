@@ -7,11 +7,11 @@ use std::panic::Location;
 use seamlock_sync::{Action, Name, Outcome};
 
 use crate::engine::Engine;
-use crate::object::acquires;
 use crate::outline;
 use crate::print;
 use crate::scenario::{Holder, Violation};
 use crate::schedule::Schedule;
+use crate::shadow::acquires;
 use crate::story::{Legend, Span, Telling, Told};
 
 /// An execution that violates something, re-ordered to few switches and run again to be sure.

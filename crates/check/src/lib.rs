@@ -39,6 +39,7 @@
 //! one after the other; a `Drop` that waits for a lock which another of them holds would hang.
 
 mod access;
+mod announce;
 mod budget;
 mod check;
 mod clock;
@@ -63,6 +64,7 @@ mod reverse;
 mod scenario;
 mod sched;
 mod schedule;
+mod shadow;
 mod shrink;
 mod story;
 mod strategy;

@@ -4,7 +4,8 @@ use seamlock_sync::{Action, Outcome};
 
 use crate::access::{Access, Accesses, Class};
 use crate::clock::Clock;
-use crate::object::{NONE, Object, acquires};
+use crate::object::{NONE, Object};
+use crate::shadow::acquires;
 use crate::thread::Pending;
 
 /// One operation that was done.

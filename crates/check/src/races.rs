@@ -22,7 +22,8 @@ use crate::clock::Clock;
 use crate::dpor::{Dpor, Scratch};
 use crate::engine::Engine;
 use crate::log::Event;
-use crate::object::{NONE, blocking};
+use crate::object::NONE;
+use crate::shadow::blocking;
 
 /// The second operation of a race: done, or for ever waiting.
 pub(crate) struct Second {

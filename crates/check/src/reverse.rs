@@ -6,8 +6,9 @@ use crate::access::{Accesses, NOTHING, RELEASE_SHARED, SHARED};
 use crate::dpor::{Dpor, Scratch};
 use crate::engine::Engine;
 use crate::log::Event;
-use crate::object::{NOBODY, NONE, blocking};
+use crate::object::NONE;
 use crate::races::Second;
+use crate::shadow::{NOBODY, blocking};
 use crate::wakeup::Item;
 
 impl Dpor {

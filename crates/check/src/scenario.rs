@@ -8,7 +8,7 @@ use seamlock_sync::{Name, Op, Outcome, Private};
 
 use crate::clock::MAX_THREADS;
 use crate::engine::Engine;
-use crate::object::SETUP;
+use crate::shadow::SETUP;
 use crate::story::{Legend, Mark};
 
 /// Something that must not happen, and did.
