@@ -27,6 +27,7 @@ mod descriptor;
 mod device;
 mod errno;
 mod eventfd;
+mod files;
 mod fork;
 mod hooks;
 mod inject;

@@ -1,6 +1,6 @@
 //! The machine of this process, and calls into it.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Instant;
@@ -9,26 +9,23 @@ use seamlock_kvm::file::Kind;
 use seamlock_kvm::guest::script::{self, Script};
 use seamlock_kvm::host::Inject;
 use seamlock_kvm::lockdep::Lockdep;
-use seamlock_kvm::task::{Files, RunPage, Signals, UserMemory};
-use seamlock_kvm::vm::eventfds::EventFd;
+use seamlock_kvm::task::{Signals, UserMemory};
 use seamlock_kvm::{Control, Error, File, Host, Options, Task, VcpuRef, discipline};
 use seamlock_tdx_abi::kvm::{
-    Errno, KVM_CREATE_VCPU, KVM_CREATE_VM, KVM_MEMORY_ENCRYPT_OP, KVM_PRE_FAULT_MEMORY, KVM_RUN,
+    KVM_CREATE_VCPU, KVM_CREATE_VM, KVM_MEMORY_ENCRYPT_OP, KVM_PRE_FAULT_MEMORY, KVM_RUN,
     KVM_SET_MEMORY_ATTRIBUTES, KVM_SET_USER_MEMORY_REGION, KVM_SET_USER_MEMORY_REGION2, ioctl_info,
 };
 use seamlock_tdx_module::Platform;
 use seamlock_wear::{Event, Record, Settings};
 
-use crate::descriptor;
-use crate::eventfd::Known;
+use crate::files::Descriptors;
 use crate::fork;
 use crate::inject::Injections;
 use crate::log::record;
 use crate::memory::Own;
 use crate::native::Seen;
 use crate::process::process;
-use crate::run_page::RunMapping;
-use crate::signals::{AtOnce, Held, close};
+use crate::signals::{AtOnce, Held};
 use crate::watch::{Command, Locks, Observing, TELL_EVERY, Trace, Watch, exit_text};
 
 /// A booted machine.
@@ -363,64 +360,4 @@ fn call_with<R>(
         Some(held) => body(&task.with_signals(held)),
         None => body(&task),
     }
-}
-
-/// The descriptors of this process, for the length of one call.
-#[derive(Debug, Default)]
-struct Descriptors {
-    /// The `struct kvm_run` of a vCPU that is being created.
-    run: RefCell<Option<Arc<RunMapping>>>,
-}
-
-impl Files for Descriptors {
-    fn install(&self, file: &Arc<File>) -> Result<i32, Errno> {
-        let run = self.run.borrow_mut().take();
-        let fd = descriptor::make(file, run.as_deref())?;
-        match process().table.insert(fd, file.clone()) {
-            Ok(_) => Ok(fd),
-            Err(_) => {
-                close(fd);
-                Err(Errno::EMFILE)
-            }
-        }
-    }
-
-    fn file(&self, fd: i32) -> Option<Arc<File>> {
-        process().file(fd)
-    }
-
-    fn remove(&self, fd: i32) -> Option<Arc<File>> {
-        let file = process().table.remove(fd);
-        if file.is_some() {
-            close(fd);
-        }
-        file
-    }
-
-    fn eventfd(&self, fd: i32) -> Result<Arc<dyn EventFd>, Errno> {
-        Ok(Arc::new(Known::of(fd)?))
-    }
-
-    fn run_page(&self) -> Arc<dyn RunPage> {
-        match RunMapping::new() {
-            Ok(run) => {
-                let run = Arc::new(run);
-                *self.run.borrow_mut() = Some(run.clone());
-                run
-            }
-            // Without a descriptor, `install` fails as well.
-            Err(_) => Arc::new(Nowhere),
-        }
-    }
-}
-
-/// A run page that could not be had.
-#[derive(Debug)]
-struct Nowhere;
-
-impl RunPage for Nowhere {
-    fn read(&self, _: usize, out: &mut [u8]) {
-        out.fill(0);
-    }
-    fn write(&self, _: usize, _: &[u8]) {}
 }
