@@ -4,6 +4,7 @@ use std::ffi::{c_int, c_void};
 
 use libc::{off_t, size_t};
 use seamlock_kvm::file::Kind;
+use seamlock_tdx_abi::kvm::GUEST_MEMFD_FLAG_INIT_SHARED;
 
 use super::close::put;
 use super::hooks;
@@ -120,8 +121,17 @@ hooks! {
                 call(file.host(), |task| {
                     seamlock_kvm::fallocate(task, fd, mode, offset as u64, len as u64)
                 })
-                .map(|()| 0)
-                .map_err(|error| error.errno.0)
+                .map_err(|error| error.errno.0)?;
+                let shared = matches!(
+                    file.kind(),
+                    Kind::Gmem(gmem) if gmem.flags() & GUEST_MEMFD_FLAG_INIT_SHARED != 0
+                );
+                // What user space has mapped are the memfd's pages: they come and go with KVM's.
+                // SAFETY: numbers only; what is punched out reads as zeros.
+                if shared && unsafe { real::fallocate(fd, mode, offset, len) } != 0 {
+                    return Err(errno::last());
+                }
+                Ok(0)
             })
         }) as c_int
     }

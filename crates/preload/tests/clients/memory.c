@@ -59,6 +59,36 @@ static void gmem(void) {
   td_close(&td);
 }
 
+// Memory that is shared from the start is the file's: what is punched out reads as zeros. Statistics are
+// read from where the last read ended, and keep the VM.
+static void plain(void) {
+  int kvm = open("/dev/kvm", O_RDWR);
+  int vm = ioctl(kvm, KVM_CREATE_VM, 0);
+  CHECK(vm >= 0);
+  struct create_guest_memfd create = {.size = 8192, .flags = 3};
+  int fd = ioctl(vm, CREATE_GUEST_MEMFD, &create);
+  CHECK(fd >= 0);
+  char *map = mmap(NULL, 8192, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+  CHECK(map != MAP_FAILED);
+  memset(map, 7, 8192);
+  CHECK(fallocate(fd, FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE, 0, 4096) == 0);
+  CHECK(map[0] == 0 && map[4095] == 0 && map[4096] == 7);
+  CHECK(munmap(map, 8192) == 0 && close(fd) == 0);
+  int stats = ioctl(vm, KVM_GET_STATS_FD, 0);
+  CHECK(stats >= 0 && close(vm) == 0);
+  struct kvm_stats_header header;
+  char id[48];
+  CHECK(read(stats, &header, sizeof header) == sizeof header && header.name_size == 48);
+  CHECK(read(stats, id, sizeof id) == sizeof id && strncmp(id, "kvm-", 4) == 0);
+  CHECK(pread(stats, id, 4, header.id_offset) == 4 && pread(stats, id, 4, 1 << 20) == 0);
+  CHECK(lseek(stats, 0, SEEK_SET) == sizeof header + sizeof id);
+  FAILS(write(stats, id, 1), EBADF);
+  FAILS(read(kvm, id, 1), EINVAL);
+  FAILS(ioctl(stats, KVM_GET_API_VERSION, 0), ENOTTY);
+  CHECK(mmap(NULL, 4096, PROT_READ, MAP_SHARED, stats, 0) == MAP_FAILED && errno == ENODEV);
+  CHECK(close(stats) == 0 && close(kvm) == 0);
+}
+
 // A machine has 31 HKIDs for guests, so a TD that stays alive is noticed after as many.
 static void lives(void) {
   for (int i = 0; i < 40; i++) {
@@ -97,6 +127,7 @@ static void lives(void) {
 int main(void) {
   faults();
   gmem();
+  plain();
   lives();
   puts("ok");
   return 0;
