@@ -163,13 +163,13 @@ impl Chart<'_> {
         let named = |(_, row): &(usize, &Row)| matches!(row.what, What::Begins | What::Inner);
         html! {
             @for (at, row) in self.rows.iter().enumerate().filter(named) {
-                @let (depth, words) = match row.what {
-                    What::Begins => (0, row.text.clone()),
-                    _ => (1, time::label(row)),
+                @let (depth, x, words) = match row.what {
+                    What::Begins => (0, self.time.start(row.first), row.text.clone()),
+                    _ => (1, self.time.line(at), time::label(row)),
                 };
                 @let on = |lane: &Lane| lane.thread == row.thread && lane.depth == Some(depth);
                 @if let Some(y) = self.lane(on) {
-                    text x=(self.time.line(at) + 4.0) y=(y + 11.0) { (words) }
+                    text x=(x + 4.0) y=(y + 11.0) { (words) }
                 }
             }
         }

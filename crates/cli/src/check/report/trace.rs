@@ -44,7 +44,9 @@ struct Process<'a> {
 impl Process<'_> {
     /// The names, and then everything by time, what lasts longer first.
     fn write(mut self, name: &str) -> Vec<Value> {
-        let mut names = vec![self.name("process_name", 0, name)];
+        let order = json!({ "ph": "M", "name": "process_sort_index", "pid": self.pid,
+            "args": { "sort_index": self.pid } });
+        let mut names = vec![self.name("process_name", 0, name), order];
         for (thread, name) in self.example.threads.iter().enumerate() {
             names.extend(self.thread((thread + 1) * STRIDE, name));
         }
