@@ -28,6 +28,13 @@ impl Maps {
         self.count.load(SeqCst) == 0
     }
 
+    /// Whether some of a range is mapped.
+    pub fn overlaps(&self, start: usize, len: usize) -> bool {
+        let end = start.saturating_add(len);
+        self.maps
+            .with(|maps| maps.range(..end).any(|(_, map)| map.end > start))
+    }
+
     /// Notes a mapping. It owns one reference to the file, which the caller took.
     pub fn insert(&self, start: usize, len: usize, file: Arc<File>) {
         self.maps.with(|maps| {

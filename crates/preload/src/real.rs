@@ -95,6 +95,7 @@ real! {
     readv(fd: c_int, parts: *const iovec, count: c_int) -> ssize_t = c"readv";
     writev(fd: c_int, parts: *const iovec, count: c_int) -> ssize_t = c"writev";
     lseek(fd: c_int, offset: off_t, whence: c_int) -> off_t = c"lseek";
+    madvise(addr: *mut c_void, len: size_t, advice: c_int) -> c_int = c"madvise";
     munmap(addr: *mut c_void, len: size_t) -> c_int = c"munmap";
     fallocate(fd: c_int, mode: c_int, offset: off_t, len: off_t) -> c_int = c"fallocate";
     access(path: Path, mode: c_int) -> c_int = c"access";

@@ -77,6 +77,36 @@ fn descriptors_are_opened_duplicated_closed_and_inherited_as_the_kernels() {
 }
 
 #[test]
+fn no_system_call_ever_names_dev_kvm() {
+    let dir = fresh_dir("traced");
+    let Some(program) = compile("descriptors", &dir) else {
+        return;
+    };
+    let (worn, log) = (dir.join("libseamlock_preload.so"), dir.join("calls"));
+    std::fs::copy(library(), &worn).expect("a copy beside the settings");
+    std::fs::write(dir.join("seamlock.json"), "{}").expect("writable");
+    let traced = Command::new("strace")
+        .args(["-f", "-e", "trace=%file", "-o"])
+        .arg(&log)
+        .arg("-E")
+        .arg(format!("LD_PRELOAD={}", worn.display()))
+        .arg(program)
+        .output();
+    let calls = std::fs::read_to_string(&log).unwrap_or_default();
+    if traced.is_err() || !calls.contains("execve") {
+        println!("skipped: system calls, there is no strace or it may not trace");
+        return;
+    }
+    assert!(traced.is_ok_and(|done| done.status.success()));
+    // The client opens it by every name and function there is.
+    let real: Vec<&str> = calls
+        .lines()
+        .filter(|call| call.contains("/dev/kvm"))
+        .collect();
+    assert_eq!(real, Vec::<&str>::new());
+}
+
+#[test]
 fn kvm_run_ends_for_every_signal_and_loses_none() {
     passes("running");
 }

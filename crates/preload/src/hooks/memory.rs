@@ -1,4 +1,4 @@
-//! `mmap`, `munmap` and `fallocate`.
+//! `mmap`, `munmap`, `madvise` and `fallocate`.
 
 use std::ffi::{c_int, c_void};
 
@@ -107,6 +107,18 @@ hooks! {
             unmapped(addr, len);
         }
         result
+    }
+
+    /// `madvise(2)`: files of ours have no large pages.
+    fn madvise(addr: *mut c_void, len: size_t, advice: c_int) -> c_int {
+        if advice == libc::MADV_COLLAPSE
+            && table::any()
+            && process().maps.overlaps(addr as usize, len)
+        {
+            return errno::fail(libc::EINVAL);
+        }
+        // SAFETY: the caller's promise, passed on.
+        unsafe { real::madvise(addr, len, advice) }
     }
 
     /// `fallocate(2)`: on a guest_memfd it is KVM's.

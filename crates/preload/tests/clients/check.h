@@ -25,4 +25,8 @@
     }                                                                                \
   } while (0)
 
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE 25
+#endif
+
 #define FAILS(call, with) CHECK((errno = 0, (call) == -1) && errno == (with))

@@ -56,6 +56,18 @@ static void gmem(void) {
   int status;
   CHECK(waitpid(child, &status, 0) == child && WIFSIGNALED(status) && WTERMSIG(status) == SIGBUS);
   CHECK(munmap(map, 4096) == 0 && close(fd) == 0);
+  // What is shared from the start is user space's memory, until a hole is made in it.
+  int vm = ioctl(td.kvm, KVM_CREATE_VM, 0);
+  create.flags = 3;
+  CHECK(vm >= 0 && (fd = ioctl(vm, CREATE_GUEST_MEMFD, &create)) >= 0);
+  map = mmap(NULL, GUEST_MEMORY, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+  CHECK(map != MAP_FAILED);
+  memset(map, 0xaa, 8192);
+  CHECK(fallocate(fd, FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE, 0, 4096) == 0);
+  CHECK(map[0] == 0 && map[4095] == 0 && map[4096] == (char)0xaa);
+  FAILS(madvise(map, GUEST_MEMORY, MADV_COLLAPSE), EINVAL);
+  CHECK(madvise(map, 4096, MADV_WILLNEED) == 0);
+  CHECK(munmap(map, GUEST_MEMORY) == 0 && close(fd) == 0 && close(vm) == 0);
   td_close(&td);
 }
 

@@ -16,7 +16,7 @@ mod vmspawn;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 
 use cache::Cache;
 use case::{Case, Outcome};
@@ -35,6 +35,9 @@ pub struct Clients {
     /// Run the cases whose name contains this, and leave docs/clients.md alone
     #[arg(long, value_name = "TEXT")]
     only: Option<String>,
+    /// Run KVM's selftests only, and leave docs/clients.md alone
+    #[arg(long, conflicts_with_all = ["only", "write", "check"])]
+    selftests: bool,
     /// Write docs/clients.md anew
     #[arg(long)]
     write: bool,
@@ -47,15 +50,30 @@ impl Clients {
     /// Runs all clients.
     pub fn run(&self) -> Result<()> {
         let cache = Cache::open(self.cache.as_deref())?;
-        let root = match Root::prepare(&cache)? {
+        if let Some(why) = root::hindrance(&cache) {
+            println!("skipped: clients, {why}");
+            return Ok(());
+        }
+        // One waits for the network, the other for the processor.
+        let (prepared, alioth) = std::thread::scope(|scope| {
+            let alioth = scope.spawn(|| alioth::build(&cache));
+            (Root::prepare(&cache), alioth.join())
+        });
+        let root = match prepared? {
             Prepared::Ready(root) => root,
             Prepared::Skipped(why) => {
                 println!("skipped: clients, {why}");
                 return Ok(());
             }
         };
-        alioth::install(&cache, &root)?;
+        let alioth = alioth.map_err(|_| anyhow!("building {} panicked", alioth::CRATE))??;
+        root.put(&alioth, "usr/local/bin/alioth")?;
         root.put(&built_seamlock()?, "usr/local/bin/seamlock")?;
+        if self.selftests {
+            let tests = selftests::run(&cache, &root)?;
+            tests.iter().for_each(|tests| print!("{tests}"));
+            return Ok(());
+        }
         let outcomes = self.run_cases(&root)?;
         let failed = outcomes.iter().filter(|o| !o.faults.is_empty()).count();
         println!(

@@ -45,14 +45,7 @@ pub enum Prepared {
 impl Root {
     /// Finds the root in the cache, or makes it.
     pub fn prepare(cache: &Cache) -> Result<Prepared> {
-        if let Some(why) = hindrance() {
-            return Ok(Prepared::Skipped(why));
-        }
         if !cache.place(NAME).exists() {
-            if !has("debootstrap", "--version") {
-                let why = "debootstrap is not installed".to_owned();
-                return Ok(Prepared::Skipped(why));
-            }
             println!("clients: making a Debian root, which takes two minutes");
         }
         let mut unreachable = false;
@@ -103,8 +96,11 @@ impl Root {
     }
 }
 
-/// Why no root can be used on this machine.
-fn hindrance() -> Option<String> {
+/// Why no root can be used on this machine, as far as that shows without trying.
+pub fn hindrance(cache: &Cache) -> Option<String> {
+    if !cache.place(NAME).exists() && !has("debootstrap", "--version") {
+        return Some("debootstrap is not installed".to_owned());
+    }
     if fs::metadata("/proc/self").map_or(true, |own| own.uid() != 0) {
         return Some("a Debian root needs root".to_owned());
     }
@@ -150,6 +146,11 @@ fn install(root: &Root) -> Result<()> {
     // A mirror may be a snapshot of a day long gone.
     let settings = "Acquire::Check-Valid-Until \"false\";\nAPT::Install-Recommends \"false\";\n";
     fs::write(root.path("etc/apt/apt.conf.d/90seamlock"), settings)?;
+    // A root that is cut off by a power failure is made again.
+    fs::write(
+        root.path("etc/dpkg/dpkg.cfg.d/seamlock"),
+        "force-unsafe-io\n",
+    )?;
     root.must(&["apt-get", "update", "--quiet"])?;
     let mut install = vec!["apt-get", "install", "--quiet", "--yes"];
     install.extend(PACKAGES);

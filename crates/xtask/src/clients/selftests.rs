@@ -3,6 +3,7 @@
 //! Most run code in a virtual machine that is no TD, which seamlock does not do; what is left are the tests
 //! of the ioctls themselves.
 
+use std::fmt;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -69,6 +70,19 @@ pub struct Selftests {
     pub verdicts: Vec<(String, Verdict)>,
 }
 
+impl fmt::Display for Selftests {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let show = |(name, verdict): &(String, Verdict)| match verdict {
+            Verdict::Passed => format!("pass {name}\n"),
+            Verdict::Skipped(why) => format!("skip {name}: {why}\n"),
+            Verdict::Failed(why) => format!("fail {name}: {why}\n"),
+        };
+        self.verdicts
+            .iter()
+            .try_for_each(|test| f.write_str(&show(test)))
+    }
+}
+
 /// Builds the tests once, and runs them. None when the source can't be had.
 pub fn run(cache: &Cache, root: &Root) -> Result<Option<Selftests>> {
     let built = match cache.keep(&format!("{PACKAGE}-kvm-1"), |dir| build(root, dir)) {
@@ -84,6 +98,8 @@ pub fn run(cache: &Cache, root: &Root) -> Result<Option<Selftests>> {
     let mut verdicts = Vec::new();
     for name in tests_in(&built)? {
         let to = jail.tmp().join("test");
+        // A file of its own for each: one that was killed may still be executed for a moment.
+        let _ = fs::remove_file(&to);
         fs::copy(built.join("tests").join(&name), &to)?;
         verdicts.push((name.clone(), run_test(&jail).with_context(|| name.clone())?));
     }
@@ -94,8 +110,8 @@ pub fn run(cache: &Cache, root: &Root) -> Result<Option<Selftests>> {
 #[derive(Debug)]
 struct Unreachable;
 
-impl std::fmt::Display for Unreachable {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for Unreachable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{PACKAGE} can't be had")
     }
 }
