@@ -108,13 +108,27 @@ impl Clients {
             if !wanted {
                 continue;
             }
-            let outcome = case.run(root).with_context(|| case.name.clone())?;
+            let run = || case.run(root).with_context(|| case.name.clone());
+            let mut outcome = run()?;
+            for _ in 0..AGAIN {
+                if !outcome.is_kicked_while_rebuilt() {
+                    break;
+                }
+                println!(
+                    "again  {}, QEMU was kicked while it rebuilt the VM",
+                    case.name
+                );
+                outcome = run()?;
+            }
             println!("{outcome}");
             outcomes.push(outcome);
         }
         Ok(outcomes)
     }
 }
+
+/// How often a launch is tried again that hit a known race of its VMM.
+const AGAIN: usize = 4;
 
 fn all_cases() -> Vec<Case> {
     let mut cases = qemu::cases();
