@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use seamlock_check::CheckError;
 use seamlock_kvm::discipline::by_name;
 use seamlock_races::sweep::{Cell, Matrix, OPERATIONS, STATES, Swept, cells};
 
@@ -115,4 +116,14 @@ fn what_one_operation_does_alone_is_shown_alone() {
     let build = |setup: &mut seamlock_check::Setup| staged.build(setup);
     let again = seamlock_check::replay(&build, &cause.example.schedule, 20_000).expect("a replay");
     assert_eq!((again.diverged, again.violations.len()), (None, 1));
+}
+
+#[test]
+fn a_cell_that_the_checker_fails_on_is_told_apart_from_one_that_is_not_exhausted() {
+    let cell: Cell = "initialized/create+create".parse().expect("a cell");
+    let mut matrix = Matrix::default();
+    matrix.skip(&cell);
+    assert_eq!(matrix.exit_code(), 3);
+    matrix.fail(&cell, CheckError::Engine("on purpose".into()));
+    assert_eq!(matrix.exit_code(), 4);
 }

@@ -265,8 +265,12 @@ impl Matrix {
         self.pairs.get(&(a.min(b), a.max(b)))
     }
 
-    /// 1 when something is wrong, 3 when something was not exhausted or not run, else 0.
+    /// 4 when the checker failed on a cell, 1 when something is wrong, 3 when something was not
+    /// exhausted or not run, else 0.
     pub fn exit_code(&self) -> u8 {
+        if !self.failed.is_empty() {
+            return 4;
+        }
         let open = self.all.cells() - self.all.proved - self.all.refuted;
         match (self.causes.is_empty(), open) {
             (false, _) => 1,
