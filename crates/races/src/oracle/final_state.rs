@@ -102,19 +102,21 @@ fn finish(machine: &Machine, td: &Td, facts: &mut Vec<String>) {
     }
     let arg = machine.command(Id::KVM_TDX_FINALIZE_VM, 0, 0);
     facts.push(format!("VM {n} {FINISH} {}", call(td.vm, arg)));
-    facts.push(format!("VM {n} MRTD {:x?}", mrtd(machine, &td.kvm)));
+    facts.push(format!("VM {n} MRTD {}", mrtd(machine, &td.kvm)));
 }
 
 /// MRTD as the module tells the host.
-fn mrtd(machine: &Machine, kvm: &Kvm) -> [u64; 6] {
+fn mrtd(machine: &Machine, kvm: &Kvm) -> String {
     let tdr = kvm.tdx().tdr().unwrap_or_default();
-    std::array::from_fn(|element| {
+    let element = |element| {
         let mut regs = Regs {
             rcx: tdr.0,
-            rdx: FieldId::TDCS_MRTD.0 + element as u64,
+            rdx: FieldId::TDCS_MRTD.0 + element,
             ..Regs::call(Leaf::MNG_RD)
         };
         let _ = machine.host.module().seamcall(0, &mut regs);
-        regs.r8
-    })
+        // MRTD is bytes, and its elements are little-endian words of them.
+        format!("{:016x}", regs.r8.swap_bytes())
+    };
+    (0..6).map(element).collect()
 }
