@@ -137,10 +137,29 @@ pub fn asked_for(bug: &Bug) -> Option<&'static str> {
 }
 
 /// The race, as far as can be told: by what goes on now, else by what did since the caller's operation
-/// began. One that is not recognised is None, and a finding all the same.
-pub fn race(bug: &Bug, around: &Around, unflushed: Option<&'static str>) -> Option<&'static str> {
+/// began. Who waits for a lock goes on as well as who has it, so that of two guesses the one that is
+/// open in the discipline is taken. A race that is not recognised is None, and a finding all the same.
+pub fn race(
+    bug: &Bug,
+    around: &Around,
+    unflushed: Option<&'static str>,
+    discipline: &Discipline,
+) -> Option<&'static str> {
     let by = |beside| race_beside(bug, around.doing, beside, unflushed);
-    by(&around.beside).or_else(|| by(&around.lately))
+    let (now, lately) = (by(&around.beside), by(&around.lately));
+    match (now, lately) {
+        (Some(now), Some(lately)) if !is_open(discipline, now) && is_open(discipline, lately) => {
+            Some(lately)
+        }
+        _ => now.or(lately),
+    }
+}
+
+/// Whether a discipline has a race, or nothing is claimed of it.
+fn is_open(discipline: &Discipline, race: &str) -> bool {
+    Fault::of(discipline).any(|fault| fault.race == race)
+        || seamlock_races::race(race)
+            .is_some_and(|known| known.expected(discipline.name) != Some(false))
 }
 
 fn race_beside(
@@ -194,5 +213,55 @@ fn race_beside(
         Leaf::MR_EXTEND if with(INIT_VCPU) => Some("R1a"),
         Leaf::MR_EXTEND if with(GET_CPUID) => Some("R1b"),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use seamlock_kvm::discipline::by_name;
+
+    use super::*;
+
+    /// What a busy MR.EXTEND is taken for, with INIT_VCPU waiting beside it and this having ended lately.
+    fn busy_extend(discipline: &str, ended: &'static str) -> Option<&'static str> {
+        let bug = Bug {
+            vm: 1,
+            site: "tdx_gmem_post_populate",
+            what: What::Seamcall {
+                leaf: Leaf::MR_EXTEND,
+                status: TdxStatus::OPERAND_BUSY,
+                operands: [0; 3],
+            },
+            fatal: true,
+        };
+        let around = Around {
+            doing: LOAD,
+            beside: vec![INIT_VCPU],
+            lately: vec![INIT_VCPU, ended],
+        };
+        race(
+            &bug,
+            &around,
+            None,
+            by_name(discipline).expect("it is there"),
+        )
+    }
+
+    #[test]
+    fn who_waits_for_the_guard_is_not_blamed_for_what_a_cpu_that_went_offline_did() {
+        assert_eq!(busy_extend("v7.3", HOTPLUG), Some("R12"));
+        assert_eq!(busy_extend("v7.3", HOLE), Some("R14"));
+    }
+
+    #[test]
+    fn a_race_that_the_discipline_has_is_taken_for_what_goes_on_now() {
+        assert_eq!(busy_extend("v6.16", HOTPLUG), Some("R1a"));
+    }
+
+    #[test]
+    fn what_nothing_known_explains_stays_a_finding() {
+        assert_eq!(busy_extend("v7.3", "munmap"), Some("R1a"));
+        assert!(!is_open(by_name("v7.3").expect("it is there"), "R1a"));
+        assert_eq!(busy_extend("sealed", HOTPLUG), Some("R1a"));
     }
 }

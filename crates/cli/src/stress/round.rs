@@ -63,6 +63,7 @@ impl Run {
             self.shape.lps(),
             desk,
             self.findings.clone(),
+            self.discipline,
             (self.seed, number),
             self.start,
         ));

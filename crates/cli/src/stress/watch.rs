@@ -15,7 +15,7 @@ use seamlock_kvm::guest::{Entered, Guest, Turn};
 use seamlock_kvm::host::{Inject, Upcoming};
 use seamlock_kvm::lockdep::Breach;
 use seamlock_kvm::observer::Seamcall;
-use seamlock_kvm::{Bug, Observer, Teardown};
+use seamlock_kvm::{Bug, Discipline, Observer, Teardown};
 use seamlock_sync::Private;
 use seamlock_tdx_abi::{Leaf, TdxStatus};
 
@@ -48,6 +48,7 @@ pub struct Watch {
     pub ledger: Ledger,
     pub desk: Arc<Desk>,
     pub findings: Arc<Findings>,
+    pub discipline: &'static Discipline,
     pub seed: u64,
     pub round: u64,
     pub start: Instant,
@@ -59,6 +60,7 @@ impl Watch {
         lps: u32,
         desk: Arc<Desk>,
         findings: Arc<Findings>,
+        discipline: &'static Discipline,
         (seed, round): (u64, u64),
         start: Instant,
     ) -> Watch {
@@ -71,6 +73,7 @@ impl Watch {
             guest: Restless::new(seed ^ round.rotate_left(17)),
             desk,
             findings,
+            discipline,
             seed,
             round,
             start,
@@ -168,7 +171,7 @@ impl Observer for Watch {
             self.tell(bug, around, Some(race));
             return;
         }
-        let race = known::race(bug, &around, Flushes::why_refused());
+        let race = known::race(bug, &around, Flushes::why_refused(), self.discipline);
         if race.is_none() && !bug.fatal && self.is_spoiled() {
             return;
         }

@@ -25,7 +25,7 @@ const SHAPE: Shape = Shape {
 fn boot() -> World {
     let desk = Arc::new(Desk::new(SHAPE.threads));
     let findings = Arc::new(Findings::default());
-    let watch = Watch::new(SHAPE.lps(), desk, findings, (1, 0), Instant::now());
+    let watch = Watch::new(SHAPE.lps(), desk, findings, &V7_3, (1, 0), Instant::now());
     World::boot(SHAPE, &V7_3, None, Arc::new(watch), false).expect("a machine")
 }
 
