@@ -395,3 +395,45 @@ fn an_interrupt_and_debugging_are_kept_as_events() {
     let events: KvmVcpuEvents = vm.get(KVM_GET_VCPU_EVENTS);
     assert_eq!((events.exception_injected, events.exception_nr), (1, 3));
 }
+
+#[test]
+fn prefaulting_maps_ordinary_memory_whatever_the_width_of_the_vcpus_addresses() {
+    let plain = plain(false);
+    plain.give_cpuid();
+    let mut region = KvmUserspaceMemoryRegion {
+        memory_size: 0x4000,
+        userspace_addr: plain.vmm.process.map(0x4000),
+        ..Default::default()
+    };
+    let set = |region: &mut _| {
+        plain
+            .vmm
+            .ioctl_with(plain.vm, KVM_SET_USER_MEMORY_REGION, region)
+    };
+    assert_eq!(set(&mut region), Ok(0));
+    let prefault = |size| {
+        let mut range = KvmPreFaultMemory {
+            gpa: 0,
+            size,
+            ..Default::default()
+        };
+        let result = plain
+            .vmm
+            .ioctl_with(plain.vcpu, KVM_PRE_FAULT_MEMORY, &mut range);
+        (result, range.gpa, range.size)
+    };
+    assert_eq!(prefault(0x4000), (Ok(0), 0x4000, 0));
+    // What is beyond the slot is told once nothing is left before it, and the VM lives.
+    assert_eq!(prefault(0x5000), (Ok(0), 0x4000, 0x1000));
+    let beyond = plain.vmm.ioctl_with(
+        plain.vcpu,
+        KVM_PRE_FAULT_MEMORY,
+        &mut KvmPreFaultMemory {
+            gpa: 0x4000,
+            size: 0x1000,
+            ..Default::default()
+        },
+    );
+    assert_eq!(beyond, Err(Errno::ENOENT));
+    assert!(plain.vmm.host.live_vms()[0].bugs().is_empty());
+}

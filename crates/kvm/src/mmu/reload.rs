@@ -16,6 +16,11 @@ pub(crate) fn kvm_mmu_reload(task: &Task, kvm: &Kvm, vcpu: &Vcpu) -> Result<()> 
     if vcpu.has_roots() {
         return Ok(());
     }
+    if !kvm.is_td() {
+        // The EPT is the host's own, and not modelled.
+        vcpu.set_roots();
+        return Ok(());
+    }
     let root = {
         let _mmu = kvm.mmu_lock.read();
         kvm.mirror.root_or_alloc(kvm.tdx.ept_levels());
