@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use seamlock_tdx_abi::addr::{Gpa, Hkid, Hpa};
 use seamlock_tdx_abi::guest_leaf::GuestLeaf;
 use seamlock_tdx_abi::leaf::Leaf;
+use seamlock_tdx_abi::operand::OperandId;
 use seamlock_tdx_abi::regs::Regs;
 use seamlock_tdx_abi::status::TdxStatus;
 use seamlock_tdx_abi::td_params::TdParams;
@@ -369,4 +370,49 @@ impl Td {
 /// RAX of a status with details.
 pub fn status(code: TdxStatus, details: u32) -> u64 {
     code.with_details(details).0
+}
+
+/// Exit reason of an EPT violation.
+pub const EPT_VIOLATION: u64 = 48;
+/// States of entries, as leaves report them.
+pub const STATE_FREE: u64 = 0;
+pub const STATE_PENDING: u64 = 2;
+pub const STATE_MAPPED: u64 = 4;
+
+/// TDX_OPERAND_INVALID with this operand.
+pub fn invalid(operand: OperandId) -> u64 {
+    TdxStatus::OPERAND_INVALID.with(operand).0
+}
+
+/// TDG.MEM.PAGE.ACCEPT of a mapping: the status.
+pub fn accept(td: &Td, mapping: u64) -> u64 {
+    td.guest(
+        GuestLeaf::MEM_PAGE_ACCEPT,
+        Regs {
+            rcx: mapping,
+            ..Regs::default()
+        },
+    )
+    .rax
+}
+
+/// A TD with the pending 4 KiB page accepted.
+pub fn with_a_page() -> (Td, Hpa) {
+    let td = Td::entered();
+    assert_eq!(accept(&td, PENDING.0), 0);
+    let hpa = td.hpa(PENDING, 0);
+    (td, hpa)
+}
+
+/// EPT violation exit of a leaf that needs another mapping: requested and found level, state, leaf.
+pub fn exit_of(kind: u64, gpa: Gpa, info: [u64; 4], rights: u64) -> Regs {
+    let [level, found, state, leaf] = info;
+    let info = level | found << 3 | state << 6 | leaf << 14;
+    Regs {
+        rax: EPT_VIOLATION,
+        rcx: 2 | rights << 3,
+        rdx: kind | info << 32,
+        r8: gpa.0,
+        ..Regs::default()
+    }
 }
