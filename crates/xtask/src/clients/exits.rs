@@ -261,8 +261,8 @@ fn ends() -> Vec<Row> {
         Row::new("a triple fault", DEBUG_EXIT, "shutdown\nshutdown\nout 0xf4 1 0x10")
             .tds(3)
             .does(
-                "closes the VM and builds it anew, each time with the same MRTD. On a busy machine one rebuild in some \
-                 sixty kills it: a kick that comes meanwhile is written to a `struct kvm_run` that is not there",
+                "closes the VM and builds it anew, each time with the same MRTD. On a busy machine a rebuild now and then \
+                 kills it: a kick that comes meanwhile is written to a `struct kvm_run` that is not there",
                 &[Exits("KVM_EXIT_SHUTDOWN", 2), Says(REBUILT), Code(33)],
             ),
         Row::new("a triple fault with -no-reboot", NO_REBOOT, "shutdown").does(
