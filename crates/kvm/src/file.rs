@@ -159,7 +159,11 @@ impl File {
         let _entered = self.host().enter();
         match &self.kind {
             Kind::System(_) => {}
-            Kind::Vm(kvm) => kvm.put(task),
+            // kvm_vm_release
+            Kind::Vm(kvm) => {
+                kvm.eventfds.release_irqfds(&self.host().irqfds);
+                kvm.put(task);
+            }
             Kind::Vcpu(vcpu) => vcpu.kvm().put(task),
             Kind::Gmem(gmem) => gmem.release(task),
             Kind::Stats(of) => of.kvm().put(task),

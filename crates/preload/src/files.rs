@@ -9,7 +9,6 @@ use seamlock_kvm::vm::eventfds::EventFd;
 use seamlock_tdx_abi::kvm::Errno;
 
 use crate::descriptor;
-use crate::eventfd::Known;
 use crate::process::process;
 use crate::run_page::RunMapping;
 use crate::signals::close;
@@ -47,7 +46,7 @@ impl Files for Descriptors {
     }
 
     fn eventfd(&self, fd: i32) -> Result<Arc<dyn EventFd>, Errno> {
-        Ok(Arc::new(Known::of(fd)?))
+        Ok(Arc::new(process().eventfds.of(fd)?))
     }
 
     fn run_page(&self) -> Arc<dyn RunPage> {

@@ -12,6 +12,7 @@ use std::sync::{Arc, OnceLock};
 use seamlock_kvm::File;
 use seamlock_wear::{SETTINGS_VARIABLE, Settings};
 
+use crate::eventfd::Eventfds;
 use crate::machine::Machine;
 use crate::maps::Maps;
 use crate::table::Table;
@@ -24,6 +25,8 @@ pub struct Process {
     pub table: Table,
     /// Its mappings of ours.
     pub maps: Maps,
+    /// Its eventfds that KVM was shown.
+    pub eventfds: Eventfds,
     machine: OnceLock<Option<Machine>>,
 }
 

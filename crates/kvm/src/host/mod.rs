@@ -35,6 +35,7 @@ use crate::guest::{Guest, Halting};
 use crate::lockdep::{self, Lockdep};
 use crate::locks;
 use crate::observer::{Counters, Observer, Seamcall};
+use crate::vm::eventfds::PriorityWaiters;
 use crate::vm::{Kvm, Teardown};
 
 pub use boot::BootError;
@@ -98,6 +99,8 @@ pub struct Host {
     pub(crate) cpus_lock: RwLock<BTreeSet<u32>>,
     pub(crate) kvm_lock: Mutex<BTreeMap<u64, Weak<Kvm>>>,
     pub(crate) tdx_lock: Mutex<()>,
+    /// Which eventfds inject interrupts.
+    pub(crate) irqfds: PriorityWaiters,
     next_vm: AtomicU64,
     /// Every VM, for who finds its number on a per-CPU list.
     registry: Private<BTreeMap<u64, Weak<Kvm>>>,
@@ -152,6 +155,7 @@ impl Host {
             cpus_lock: RwLock::new(locks::CPUS_LOCK.only(), online),
             kvm_lock: Mutex::new(locks::KVM_LOCK.only(), BTreeMap::new()),
             tdx_lock: Mutex::new(locks::TDX_LOCK.only(), ()),
+            irqfds: PriorityWaiters::default(),
             next_vm: AtomicU64::new(1),
             registry: Private::default(),
             teardowns: Private::default(),

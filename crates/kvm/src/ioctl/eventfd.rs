@@ -36,8 +36,9 @@ pub(super) fn irqfd(task: &Task, kvm: &Arc<Kvm>, arg: u64) -> Result<i64> {
         return fail(Errno::EINVAL, SITE, "an unknown flag is set");
     }
     if args.flags & KVM_IRQFD_FLAG_DEASSIGN != 0 {
+        let eventfd = eventfd(task, args.fd)?;
         kvm.eventfds
-            .deassign_irqfd(args.gsi, &*eventfd(task, args.fd)?);
+            .deassign_irqfd(&kvm.host.irqfds, args.gsi, &*eventfd);
         return Ok(0);
     }
     let irqchip = kvm.arch.with(|arch| arch.irqchip);
@@ -56,7 +57,8 @@ pub(super) fn irqfd(task: &Task, kvm: &Arc<Kvm>, arg: u64) -> Result<i64> {
     if resample {
         eventfd(task, args.resamplefd)?;
     }
-    kvm.eventfds.assign_irqfd(args.gsi, trigger)?;
+    kvm.eventfds
+        .assign_irqfd(&kvm.host.irqfds, args.gsi, trigger)?;
     Ok(0)
 }
 

@@ -3,9 +3,10 @@
 //!
 //! # Locking
 //! The kernel has `irqfds.lock`, a spinlock, and `hv_lock`, a mutex, which nothing is nested in, and
-//! `slots_lock` for ioeventfds, which the caller holds.
+//! `slots_lock` for ioeventfds, which the caller holds. Which eventfd has an irqfd, in whatever VM, is known
+//! to the eventfd in the kernel (a priority waiter in its wait queue), here to the machine.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -18,7 +19,7 @@ use crate::error::{Result, fail};
 
 /// An eventfd of the process.
 pub trait EventFd: Send + Sync + fmt::Debug {
-    /// Tells one eventfd from another, whatever descriptors they have.
+    /// Tells one eventfd from another, whatever descriptors they have, and from those that were closed.
     fn id(&self) -> u64;
     /// `eventfd_signal`: adds 1 to its count.
     fn signal(&self);
@@ -108,6 +109,9 @@ impl Ioeventfd {
     }
 }
 
+/// The eventfds of a machine that inject an interrupt into some VM.
+pub(crate) type PriorityWaiters = Private<BTreeSet<u64>>;
+
 /// The eventfds of one VM.
 #[derive(Debug, Default)]
 pub struct Eventfds {
@@ -120,25 +124,45 @@ impl Eventfds {
     /// The end of `kvm_irqfd_assign`.
     ///
     /// # Errors
-    /// EBUSY when the eventfd injects an interrupt already.
-    pub(crate) fn assign_irqfd(&self, gsi: u32, eventfd: Arc<dyn EventFd>) -> Result<()> {
+    /// EBUSY when the eventfd injects an interrupt already, into this VM or another.
+    pub(crate) fn assign_irqfd(
+        &self,
+        waiters: &PriorityWaiters,
+        gsi: u32,
+        eventfd: Arc<dyn EventFd>,
+    ) -> Result<()> {
         const SITE: &str = "virt/kvm/eventfd.c:319 kvm_irqfd_register";
-        self.irqfds.with(|irqfds| {
-            if irqfds
-                .iter()
-                .any(|known| known.eventfd.id() == eventfd.id())
-            {
-                return fail(Errno::EBUSY, SITE, "the eventfd has an irqfd already");
-            }
-            irqfds.push(Irqfd { gsi, eventfd });
-            Ok(())
-        })
+        if !waiters.with(|all| all.insert(eventfd.id())) {
+            return fail(Errno::EBUSY, SITE, "the eventfd has an irqfd already");
+        }
+        self.irqfds
+            .with(|irqfds| irqfds.push(Irqfd { gsi, eventfd }));
+        Ok(())
     }
 
     /// `kvm_irqfd_deassign`; nothing to take away is no error.
-    pub(crate) fn deassign_irqfd(&self, gsi: u32, eventfd: &dyn EventFd) {
-        self.irqfds
-            .with(|irqfds| irqfds.retain(|i| i.gsi != gsi || i.eventfd.id() != eventfd.id()));
+    pub(crate) fn deassign_irqfd(
+        &self,
+        waiters: &PriorityWaiters,
+        gsi: u32,
+        eventfd: &dyn EventFd,
+    ) {
+        self.deactivate(waiters, |i| i.gsi == gsi && i.eventfd.id() == eventfd.id());
+    }
+
+    /// `kvm_irqfd_release`: the VM's descriptor is closed.
+    pub(crate) fn release_irqfds(&self, waiters: &PriorityWaiters) {
+        self.deactivate(waiters, |_| true);
+    }
+
+    /// `irqfd_deactivate` of some. The eventfd is free for another irqfd last.
+    fn deactivate(&self, waiters: &PriorityWaiters, which: impl Fn(&Irqfd) -> bool) {
+        let gone: Vec<Irqfd> = self
+            .irqfds
+            .with(|irqfds| irqfds.extract_if(.., |irqfd| which(irqfd)).collect());
+        for irqfd in gone {
+            waiters.with(|all| all.remove(&irqfd.eventfd.id()));
+        }
     }
 
     /// `kvm_assign_ioeventfd_idx`.

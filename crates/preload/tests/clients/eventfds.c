@@ -31,6 +31,21 @@ int main(void) {
   CHECK(irqfd(vm, copy, 5, KVM_IRQFD_FLAG_DEASSIGN) == 0);
   CHECK(irqfd(vm, event, 7, 0) == 0);
 
+  // An eventfd wakes one irqfd in whatever VM, until it or the VM is closed.
+  int second = ioctl(kvm, KVM_CREATE_VM, 0), third = eventfd(0, 0);
+  CHECK(second >= 0 && ioctl(second, KVM_ENABLE_CAP, &split) == 0);
+  FAILS(irqfd(second, event, 1, 0), EBUSY);
+  CHECK(irqfd(second, event, 1, KVM_IRQFD_FLAG_DEASSIGN) == 0);
+  FAILS(irqfd(second, copy, 1, 0), EBUSY);
+  CHECK(irqfd(second, third, 1, 0) == 0);
+  FAILS(irqfd(vm, third, 1, 0), EBUSY);
+  CHECK(close(second) == 0 && irqfd(vm, third, 1, 0) == 0);
+  for (int i = 0; i < 100; i++) {
+    CHECK(close(third) == 0);
+    third = eventfd(0, 0);
+    CHECK(irqfd(vm, third, 1, 0) == 0);
+  }
+
   FAILS(io(vm, event, 0x1000, 3, 0, 0), EINVAL);
   FAILS(io(vm, event, -1ul, 2, 0, 0), EINVAL);
   FAILS(io(vm, event, 0x1000, 4, 1 << 10, 0), EINVAL);
