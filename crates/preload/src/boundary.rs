@@ -30,6 +30,11 @@ impl Drop for Inside {
     }
 }
 
+/// Whether the thread is in KVM.
+pub fn is_inside() -> bool {
+    INSIDE.try_with(Cell::get).unwrap_or(false)
+}
+
 /// Runs `body` for the VMM: with its errno kept on success, and set on an error. A panic is logged and
 /// becomes EIO; a call out of a signal handler that interrupted KVM on this thread gets EINTR.
 pub fn guarded(call: &'static str, body: impl FnOnce() -> Result<i64, c_int>) -> i64 {

@@ -14,7 +14,7 @@
 //!
 //! # Unsafe
 //! In `hooks` (the C functions), `real` (the C library behind them), `memory` (the VMM's memory),
-//! `run_page` (`struct kvm_run`), `signals`, `fork`, `process`,
+//! `run_page` (`struct kvm_run`), `signals`, `crash` (the handler of faults), `fork`, `process`,
 //! `machine`, `device`, `descriptor`, `eventfd`, `log` and `errno` (system calls past our own hooks); each block says why it holds.
 
 #![allow(unsafe_code)]
@@ -23,6 +23,7 @@
 #![cfg_attr(test, allow(dead_code))]
 
 mod boundary;
+mod crash;
 mod descriptor;
 mod device;
 mod errno;

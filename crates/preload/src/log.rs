@@ -5,7 +5,7 @@
 //! mix, nothing stays open, and a killed VMM loses nothing.
 
 use std::cell::RefCell;
-use std::ffi::{CString, c_int, c_void};
+use std::ffi::{CStr, CString, c_int, c_void};
 use std::path::Path;
 use std::sync::Once;
 
@@ -76,9 +76,13 @@ pub fn record(event: &Event) {
 
 /// Appends bytes to a file, past our hooks.
 pub fn append(path: &Path, bytes: &[u8]) {
-    let Ok(path) = CString::new(path.as_os_str().as_encoded_bytes()) else {
-        return;
-    };
+    if let Ok(path) = CString::new(path.as_os_str().as_encoded_bytes()) {
+        append_to(&path, bytes);
+    }
+}
+
+/// As [`append`], and may be called in a signal handler.
+pub fn append_to(path: &CStr, bytes: &[u8]) {
     // SAFETY: a C string; the flags create a file that only its owner writes.
     let fd = unsafe {
         libc::syscall(
@@ -95,7 +99,8 @@ pub fn append(path: &Path, bytes: &[u8]) {
     }
 }
 
-fn write(fd: c_int, bytes: &[u8]) {
+/// Writes to a descriptor, past our hooks. May be called in a signal handler.
+pub fn write(fd: c_int, bytes: &[u8]) {
     // SAFETY: a live buffer. What can't be written is lost, as a log line may be.
     unsafe {
         libc::syscall(

@@ -18,6 +18,7 @@ use seamlock_tdx_abi::kvm::{
 use seamlock_tdx_module::Platform;
 use seamlock_wear::{Event, Record, Settings};
 
+use crate::crash;
 use crate::files::Descriptors;
 use crate::fork;
 use crate::inject::Injections;
@@ -70,6 +71,7 @@ impl Machine {
             took_us: opened.elapsed().as_micros() as u64,
         });
         at_exit();
+        crash::hear(settings);
         Ok(Machine {
             host,
             watch,

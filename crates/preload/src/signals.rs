@@ -1,7 +1,7 @@
 //! Signals of the calling thread, held back while it is in KVM.
 //!
 //! The kernel runs no handler while a thread is inside an ioctl; the signal is pending until the ioctl
-//! returns, and a sleeping KVM_RUN returns -EINTR for it. [`Held`] does the same: it blocks every signal
+//! returns, and a sleeping KVM_RUN returns -EINTR for it. [`Held`] does the same: it blocks signals
 //! from the first look at `immediate_exit` to the return, so that none is lost in between, and asks which
 //! are pending, without taking them. Handlers run when the mask is restored.
 
@@ -16,6 +16,8 @@ type Set = u64;
 
 /// The C library's own two signals, which it never lets anybody block: cancellation, and setuid.
 const THREADS: Set = 3 << 31;
+/// Faults of the thread itself. Blocked they would end the process without a word.
+const FAULTS: Set = 1 << (libc::SIGSEGV - 1) | 1 << (libc::SIGILL - 1) | 1 << (libc::SIGFPE - 1);
 
 /// The thread's signals are held back while this lives.
 pub struct Held {
@@ -25,9 +27,9 @@ pub struct Held {
 }
 
 impl Held {
-    /// Blocks every signal. `mask`, where given, stands for the thread's own (KVM_SET_SIGNAL_MASK).
+    /// Blocks every signal but [`FAULTS`]. `mask`, where given, stands for the thread's own (KVM_SET_SIGNAL_MASK).
     pub fn back(mask: Option<u64>) -> Held {
-        let before = set_mask(libc::SIG_BLOCK, !THREADS);
+        let before = set_mask(libc::SIG_BLOCK, !(THREADS | FAULTS));
         Held {
             before,
             wanted: !mask.unwrap_or(before),

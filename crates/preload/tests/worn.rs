@@ -1,5 +1,6 @@
 //! Clients in C, which wear the library as a VMM does.
 
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -60,6 +61,21 @@ fn wear(test: &str, name: &str, settings: &str) -> Option<(Output, PathBuf)> {
         .output()
         .expect("the client runs");
     Some((done, dir))
+}
+
+/// Runs the client that crashes in this way: its exit status and stderr, and what its record says.
+fn crash(how: &str) -> Option<(Output, Option<seamlock_wear::Crash>)> {
+    let dir = fresh_dir(&format!("crash-{how}"));
+    let program = compile("crash", &dir)?;
+    let worn = dir.join("libseamlock_preload.so");
+    std::fs::copy(library(), &worn).expect("a copy beside the settings");
+    std::fs::write(dir.join("seamlock.json"), "{}").expect("writable");
+    let mut command = Command::new(program);
+    let done = command.arg(how).env("LD_PRELOAD", worn).output();
+    let records = seamlock_wear::read_records(&dir).expect("readable");
+    let summary = seamlock_wear::Summary::of(&records);
+    let crash = summary.processes[0].crash.clone();
+    Some((done.expect("the client runs"), crash))
 }
 
 fn passes(name: &str) {
@@ -204,6 +220,38 @@ fn arbitrary_ioctls_with_real_pointers_break_nothing_and_leave_nothing() {
     assert_eq!(
         count(|event| matches!(event, seamlock_wear::Event::Bug { .. })),
         0
+    );
+}
+
+#[test]
+fn a_vmm_that_crashes_ends_as_without_us_and_is_told_where() {
+    let Some((done, crash)) = crash("null") else {
+        return;
+    };
+    assert_eq!(done.status.signal(), Some(11));
+    let crash = crash.expect("a report");
+    assert!(crash.is_null_pointer_of("crash"), "{crash}");
+    assert_eq!((crash.address, crash.inside), (Some(1), false));
+    let said = String::from_utf8_lossy(&done.stderr);
+    assert!(
+        said.contains(&format!("seamlock: the VMM crashed: {crash}")),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_signal_that_was_sent_and_one_that_the_vmm_handles_are_no_crash() {
+    let Some((sent, crash_of_sent)) = crash("sent") else {
+        return;
+    };
+    assert_eq!((sent.status.signal(), crash_of_sent), (Some(11), None));
+    let Some((handled, crash_of_handled)) = crash("handled") else {
+        return;
+    };
+    assert_eq!((handled.status.code(), crash_of_handled), (Some(3), None));
+    assert_eq!(
+        String::from_utf8_lossy(&handled.stdout),
+        "its own handler\n"
     );
 }
 

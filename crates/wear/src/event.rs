@@ -3,6 +3,8 @@
 use seamlock_tdx_abi::kvm::{KvmCpuidEntry2, KvmTdxInitVm};
 use serde::{Deserialize, Serialize};
 
+use crate::crash::Crash;
+
 /// Something that happened in one VMM process.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
@@ -94,6 +96,8 @@ pub enum Event {
         /// What.
         text: String,
     },
+    /// The process crashed.
+    Crash(Crash),
     /// A VM ended.
     Ended {
         /// The VM.

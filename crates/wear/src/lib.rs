@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+mod crash;
 mod event;
 mod inject;
 mod line;
@@ -14,6 +15,7 @@ mod record;
 mod settings;
 mod summary;
 
+pub use crash::Crash;
 pub use event::{Count, Event, Parameters, Refusal, Region};
 pub use inject::{Injection, Target, Which};
 pub use line::{Line, Span, write_perfetto};

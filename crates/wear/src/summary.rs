@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::crash::Crash;
 use crate::event::{Count, Event, Parameters, Refusal, Region};
 use crate::record::Record;
 
@@ -39,6 +40,9 @@ pub struct Process {
     pub warnings: Vec<String>,
     /// Where KVM found itself or the TDX module broken.
     pub bugs: Vec<String>,
+    /// Where it crashed, if it did.
+    #[serde(default)]
+    pub crash: Option<Crash>,
 }
 
 /// One VM.
@@ -162,6 +166,7 @@ impl Process {
             Event::Refused(refusal) => self.refused(refusal),
             Event::Warning { text } => self.warnings.push(text.clone()),
             Event::Bug { text } => self.bugs.push(text.clone()),
+            Event::Crash(crash) => self.crash = Some(crash.clone()),
             Event::Ended { vm, left } => {
                 self.vm(*vm, |vm| (vm.ended, vm.left) = (true, left.clone()));
             }

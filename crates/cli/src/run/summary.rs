@@ -62,6 +62,9 @@ fn show_process(f: &mut fmt::Formatter<'_>, process: &Process) -> fmt::Result {
     for text in &process.bugs {
         writeln!(f, "  {BAD}bug{BAD:#}: {text}")?;
     }
+    if let Some(crash) = &process.crash {
+        writeln!(f, "  {BAD}crashed{BAD:#}: {crash}")?;
+    }
     Ok(())
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use rustix::process::Signal;
 use seamlock_tdvf::{Gpaw, LaunchPlan, MemoryLayout, Mrtd, Order, mrtd};
-use seamlock_wear::{Summary, Vm, read_records};
+use seamlock_wear::{Crash, Summary, Vm, read_records};
 
 use super::check::{Check, Seen};
 use super::jail::{Jail, Running};
@@ -17,6 +17,8 @@ use super::root::Root;
 
 /// `KVM_X86_TDX_VM`.
 const TDX_VM: u64 = 5;
+/// The exit code of `seamlock run` when SIGSEGV ended the VMM.
+const SEGMENTATION_FAULT: i32 = 128 + 11;
 /// How long a VMM may take.
 const LIMIT: Duration = Duration::from_secs(60);
 /// How often a running VMM is looked at.
@@ -234,10 +236,24 @@ impl Case {
 
 impl Outcome {
     /// Whether QEMU 11.1.3 was hit by a race of its own: a kick that reaches a vCPU's thread while its VM is
-    /// built anew finds no `struct kvm_run` to write `immediate_exit` into (`kvm_ipi_signal`).
+    /// built anew finds no `struct kvm_run` to write `immediate_exit` into (`kvm_ipi_signal`). Only a fault at
+    /// that byte behind a null pointer, of an instruction of QEMU's own, is taken for it.
     pub fn is_kicked_while_rebuilt(&self) -> bool {
-        const SEGMENTATION_FAULT: i32 = 128 + 11;
-        self.case.tds > 1 && self.code == Some(SEGMENTATION_FAULT)
+        /// Where `immediate_exit` is in `struct kvm_run`.
+        const IMMEDIATE_EXIT: u64 = 1;
+        let is_qemu = |crash: &&Crash| {
+            crash.is_null_pointer_of("qemu-system-x86_64") && crash.address == Some(IMMEDIATE_EXIT)
+        };
+        self.case.tds > 1
+            && self.code == Some(SEGMENTATION_FAULT)
+            && self.crashes().next().is_some()
+            && self.crashes().all(|crash| is_qemu(&crash))
+    }
+
+    /// Where processes crashed, as the library saw it.
+    pub fn crashes(&self) -> impl Iterator<Item = &Crash> {
+        let processes = self.summary.processes.iter();
+        processes.filter_map(|process| process.crash.as_ref())
     }
 
     /// What hardware or the kernel would not do, or what is legal but unusual.
@@ -280,6 +296,11 @@ impl Outcome {
             faults.push(text);
             faults.extend(warnings.into_iter().cloned());
         }
+        let crashes: Vec<String> = self.crashes().map(Crash::to_string).collect();
+        if self.code == Some(SEGMENTATION_FAULT) && crashes.is_empty() {
+            faults.push("a segmentation fault that nobody saw".to_owned());
+        }
+        faults.extend(crashes.iter().map(|crash| format!("crashed: {crash}")));
         // Where errors are made up, ours may be among them.
         for process in self
             .summary

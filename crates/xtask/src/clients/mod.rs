@@ -114,10 +114,12 @@ impl Clients {
                 if !outcome.is_kicked_while_rebuilt() {
                     break;
                 }
-                println!(
-                    "again  {}, QEMU was kicked while it rebuilt the VM",
-                    case.name
-                );
+                for crash in outcome.crashes() {
+                    println!(
+                        "again  {}, QEMU was kicked while it rebuilt the VM: {crash}",
+                        case.name
+                    );
+                }
                 outcome = run()?;
             }
             println!("{outcome}");
