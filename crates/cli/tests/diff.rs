@@ -255,8 +255,8 @@ fn what_can_not_be_read_is_refused_in_one_line() {
     assert!(refused(&[&a, &write("text.json", "hello")]).contains("text.json: "));
     assert!(refused(&[&a, &write("other.json", "{}")]).contains("no file of `seamlock run"));
     let nobody = write("nobody.json", r#"{"processes": []}"#);
-    assert!(refused(&[&a, &nobody]).contains("TD 1 is asked for, and there are 0"));
-    assert!(refused(&[&a, &a, "--td", "1,2"]).contains("TD 2 is asked for, and there are 1"));
+    assert!(refused(&[&a, &nobody]).contains("no TD was made in it"));
+    assert!(refused(&[&a, &a, "--td", "1,2"]).contains("TD 2 is asked for, and there is one"));
     assert!(refused(&[&a, &a, "--td", "0"]).contains("counted from 1"));
     let region = |fields: &str| {
         let region =

@@ -159,6 +159,9 @@ fn what_can_not_be_used_is_refused_in_one_line_as_launch_does() {
     let bytes = in_temporary_file("bytes", &[0xff; 100]);
     let bytes = bytes.to_str().expect("a plain path");
     assert!(refused(&["measure", "--expect", bytes]).contains(neither));
+    let igvm = in_temporary_file("igvm", b"IGVM\x01\0\0\0");
+    let igvm = igvm.to_str().expect("a plain path");
+    assert!(refused(&["measure", igvm]).contains("an IGVM file"));
     assert!(refused(&["measure", "--memory", "3k"]).contains("multiple of 1 MiB"));
 }
 

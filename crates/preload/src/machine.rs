@@ -27,7 +27,7 @@ use crate::memory::Own;
 use crate::native::Seen;
 use crate::process::process;
 use crate::signals::{AtOnce, Held};
-use crate::watch::{Command, Locks, Observing, TELL_EVERY, Trace, Watch, exit_text};
+use crate::watch::{Command, Locks, Observing, TELL_EVERY, Trace, Watch};
 
 /// A booted machine.
 #[derive(Debug)]
@@ -95,17 +95,13 @@ impl Machine {
             .watch
             .trace
             .as_ref()
-            .map(|trace| (trace, trace.begin(request, arg)));
+            .map(|trace| (trace, trace.begin(file, request, arg, command.as_ref())));
         let result = self
             .inject(request, command.as_ref())
             .unwrap_or_else(|| self.call(file, request, arg, command.as_ref()));
         if let Some((trace, begun)) = begun {
-            trace.end(
-                begun,
-                name(request, command.as_ref()),
-                &result,
-                exit(file, request),
-            );
+            let name = name(request, command.as_ref());
+            trace.end(begun, file, name, command.as_ref(), &result);
         }
         if let Some(command) = command {
             command.after(file.kind(), result.is_ok());
@@ -246,16 +242,6 @@ fn name(request: u32, command: Option<&Command>) -> String {
         (Some(info), None) => info.name.to_owned(),
         (None, _) => format!("ioctl {request:#x}"),
     }
-}
-
-/// The exit that KVM_RUN gave.
-fn exit(file: &File, request: u32) -> Option<String> {
-    let Kind::Vcpu(vcpu) = file.kind() else {
-        return None;
-    };
-    let mut reason = [0; 4];
-    vcpu.run_page().read(8, &mut reason);
-    (request == KVM_RUN).then(|| exit_text(u32::from_le_bytes(reason)))
 }
 
 /// Whether an ioctl may take long or sleep: then signals wait until it returns, as they do for the

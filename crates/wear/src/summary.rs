@@ -11,7 +11,7 @@ use crate::record::Record;
 /// All processes of a run that opened `/dev/kvm`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Summary {
-    /// In the order of their records' names.
+    /// In the order of their records' names; one that executed another program is there twice.
     pub processes: Vec<Process>,
 }
 
@@ -104,7 +104,13 @@ impl Summary {
         let mut processes = Vec::new();
         for record in records {
             let mut process = Process::default();
-            record.events.iter().for_each(|event| process.add(event));
+            for event in &record.events {
+                // A process that executed another program has begun anew.
+                if matches!(event, Event::Boot { .. }) && process != Process::default() {
+                    processes.push(std::mem::take(&mut process));
+                }
+                process.add(event);
+            }
             processes.push(process);
         }
         Summary { processes }

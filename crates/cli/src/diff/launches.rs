@@ -65,7 +65,12 @@ impl Launch {
             })?;
         let there = launches.len();
         if there < td {
-            return Err(bad(format!("TD {td} is asked for, and there are {there}")));
+            let what = match (there, td) {
+                (0, _) => format!("no TD was made in it{}", refusals(&value)),
+                (1, _) => format!("TD {td} is asked for, and there is one"),
+                _ => format!("TD {td} is asked for, and there are {there}"),
+            };
+            return Err(bad(what));
         }
         let Raw { found, parameters } = launches.swap_remove(td - 1);
         let name = if there == 1 {
@@ -134,6 +139,21 @@ struct Section {
 struct Raw {
     found: Found,
     parameters: Vec<(String, String)>,
+}
+
+/// What a run that made no TD was refused last, if anything.
+fn refusals(value: &Value) -> String {
+    let processes = value["processes"].as_array().into_iter().flatten();
+    let all = processes.filter_map(|process| process["refusals"].as_array());
+    let text = |refusal: &Value, name: &str| refusal[name].as_str().unwrap_or("?").to_owned();
+    let last = all.flatten().last();
+    last.map_or_else(
+        || ": the VMM gave up before KVM_TDX_INIT_VM, see its own output".to_owned(),
+        |refusal| {
+            let parts = ["call", "errno", "reason"].map(|name| text(refusal, name));
+            format!("; refused at last: {} {}, {}", parts[0], parts[1], parts[2])
+        },
+    )
 }
 
 /// The TDs of a run, in the order in which they were made.

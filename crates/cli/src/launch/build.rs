@@ -10,10 +10,12 @@ use seamlock_tdvf::{Memslot, Region, SlotKind, Source};
 use seamlock_tdx_abi::kvm::*;
 use seamlock_tdx_abi::regs::Regs;
 use seamlock_tdx_abi::{FieldId, Hpa, Leaf};
+use seamlock_wear::Step;
 use zerocopy::{FromZeros, IntoBytes};
 
 use super::Request;
 use super::firmware::Firmware;
+use super::guest::{Ended, Guest, vcpu_of};
 use super::journal::{Journal, Line};
 use super::record::{self, Record, Recorded};
 use super::vcpu::VcpuThread;
@@ -46,6 +48,12 @@ pub struct Launched {
     pub teardown: Teardown,
     /// Assertions of KVM's that failed.
     pub bugs: Vec<String>,
+    /// Steps of the guest's script.
+    pub steps: Vec<Step>,
+    /// How each vCPU of the script ended.
+    pub ended: Vec<Ended>,
+    /// The run-time measurement registers, of a TD that ran.
+    pub rtmrs: Vec<String>,
     /// How long the pages took, from the first KVM_TDX_INIT_MEM_REGION to KVM_TDX_FINALIZE_VM. For
     /// benchmarks; no report shows it.
     pub measured_part: Duration,
@@ -87,12 +95,13 @@ pub fn launch_on(
     let before = machine.host.counters().by_leaf();
     let measured_part = Cell::new(Duration::ZERO);
     let record = Record::default();
+    let ran = Cell::new(Ran::default());
     let mrtd = thread::scope(|scope| {
         let cpus = machine.host.cpus().len() as u32;
         let start = |i| VcpuThread::start(scope, machine, i % cpus);
         let threads: Vec<_> = (0..request.vcpus).map(start).collect();
         let flash = machine.map_image(&firmware.image);
-        let (measured_part, record) = (&measured_part, &record);
+        let (measured_part, record, ran) = (&measured_part, &record, &ran);
         let done = Builder {
             machine,
             firmware,
@@ -102,6 +111,7 @@ pub fn launch_on(
             flash,
             measured_part,
             record,
+            ran,
         }
         .run();
         machine.process.unmap(flash);
@@ -109,7 +119,10 @@ pub fn launch_on(
     })?;
     let after = machine.host.counters().by_leaf();
     let launched = finish(&machine.journal, request, mrtd, &before, &after)?;
+    let Ran { ended, rtmrs } = ran.into_inner();
     Ok(Launched {
+        ended,
+        rtmrs,
         measured_part: measured_part.get(),
         recorded: record.into_inner(),
         ..launched
@@ -142,6 +155,9 @@ fn finish(
         seamcalls: during.filter(|(_, made, _)| *made > 0).collect(),
         teardown,
         bugs: journal.bugs().iter().map(ToString::to_string).collect(),
+        steps: journal.steps(),
+        ended: Vec::new(),
+        rtmrs: Vec::new(),
         measured_part: Duration::ZERO,
         recorded: Recorded::default(),
     })
@@ -157,6 +173,14 @@ struct Builder<'a, 's, 'm> {
     flash: u64,
     measured_part: &'a Cell<Duration>,
     record: &'a Record,
+    ran: &'a Cell<Ran>,
+}
+
+/// What became of a guest.
+#[derive(Default)]
+struct Ran {
+    ended: Vec<Ended>,
+    rtmrs: Vec<String>,
 }
 
 impl<'s, 'm: 's> Builder<'_, 's, 'm> {
@@ -193,6 +217,9 @@ impl<'s, 'm: 's> Builder<'_, 's, 'm> {
             .tdx(self.task, td.vm, TdxCmdId::KVM_TDX_FINALIZE_VM, 0, 0)?;
         self.measured_part.set(start.elapsed());
         self.enter_once(td)?;
+        if !self.machine.scripted.is_empty() {
+            self.run_guest(td)?;
+        }
         mrtd(self.machine)
     }
 
@@ -388,10 +415,7 @@ impl<'s, 'm: 's> Builder<'_, 's, 'm> {
     fn enter_once(&self, td: &Td) -> anyhow::Result<()> {
         let m = self.machine;
         for (thread, &fd) in self.threads.iter().zip(&td.vcpus) {
-            let file = seamlock_kvm::task::Files::file(&m.process, fd);
-            let Some(seamlock_kvm::file::Kind::Vcpu(vcpu)) = file.map(|f| f.kind().clone()) else {
-                bail!("the vCPU's descriptor is not a vCPU");
-            };
+            let vcpu = vcpu_of(m, fd)?;
             vcpu.vcpu().run_page().write(IMMEDIATE_EXIT, &[1]);
             thread.run(
                 move |task| match seamlock_kvm::ioctl_fd(task, fd, KVM_RUN, 0) {
@@ -401,6 +425,27 @@ impl<'s, 'm: 's> Builder<'_, 's, 'm> {
                 },
             )?;
         }
+        Ok(())
+    }
+
+    /// Runs the guest's script.
+    fn run_guest(&self, td: &Td) -> anyhow::Result<()> {
+        let slots = self.firmware.plan.memory.memslots().into_iter();
+        let guest = Guest {
+            machine: self.machine,
+            vm: td.vm,
+            vcpus: &td.vcpus,
+            slots: slots.zip(td.gmems.iter().copied()).collect(),
+        };
+        let ended = guest.run(self.machine, self.threads, &self.machine.scripted)?;
+        let info = self.machine.host.module().td_info(tdr(self.machine)?);
+        let hex = |rtmr: &[u8]| rtmr.iter().map(|byte| format!("{byte:02x}")).collect();
+        let rtmrs = info
+            .iter()
+            .flat_map(|info| &info.rtmr)
+            .map(|rtmr| hex(rtmr));
+        let rtmrs = rtmrs.collect();
+        self.ran.set(Ran { ended, rtmrs });
         Ok(())
     }
 
@@ -437,11 +482,7 @@ fn with_gpa_bits(eax: u32) -> u32 {
 /// The measurement of the machine's only TD, as the module tells the host. No part of a launch: a VMM
 /// never sees it.
 fn mrtd(machine: &Machine) -> anyhow::Result<String> {
-    let vms = machine.host.live_vms();
-    let tdr: Hpa = vms
-        .iter()
-        .find_map(|vm| vm.tdx().tdr())
-        .context("there is no TD")?;
+    let tdr = tdr(machine)?;
     let mut hex = String::new();
     for element in 0..6 {
         let field = FieldId::TDCS_MRTD.0 + element;
@@ -460,4 +501,11 @@ fn mrtd(machine: &Machine) -> anyhow::Result<String> {
             .for_each(|byte| hex.push_str(&format!("{byte:02x}")));
     }
     Ok(hex)
+}
+
+/// The machine's only TD.
+fn tdr(machine: &Machine) -> anyhow::Result<Hpa> {
+    let vms = machine.host.live_vms();
+    let tdr = vms.iter().find_map(|vm| vm.tdx().tdr());
+    tdr.context("there is no TD")
 }

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::Read;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -59,6 +60,11 @@ fn read(path: &Path) -> Result<Vec<u8>, BadInput> {
     }
     // A pipe or device has no length; it is read no further than an image may reach.
     if meta.is_file() {
+        let mut head = [0; 8];
+        let got = file.read_at(&mut head, 0).map_err(bad)?;
+        if let Some(what) = known_as(&head[..got]) {
+            return Err(BadInput(format!("{name}: {what}")));
+        }
         check_image_len(meta.len()).map_err(|error| BadInput(format!("{name}: {error}")))?;
     }
     let mut image = Vec::new();
@@ -67,4 +73,21 @@ fn read(path: &Path) -> Result<Vec<u8>, BadInput> {
         .map_err(bad)?;
     check_image_len(image.len() as u64).map_err(|error| BadInput(format!("{name}: {error}")))?;
     Ok(image)
+}
+
+/// What a file is that people take for firmware, by how it begins.
+fn known_as(head: &[u8]) -> Option<&'static str> {
+    const KINDS: [(&[u8], &str); 6] = [
+        (b"IGVM", "an IGVM file; only TDVF images are read"),
+        (b"\x7fELF", "an ELF file, not a flash image"),
+        (b"MZ", "an EFI program, not a flash image"),
+        (
+            b"QFI\xfb",
+            "a qcow2 image; convert it with `qemu-img convert -O raw`",
+        ),
+        (b"\xfd7zXZ", "compressed with xz"),
+        (b"\x1f\x8b", "compressed with gzip"),
+    ];
+    let kind = KINDS.iter().find(|(magic, _)| head.starts_with(magic));
+    kind.map(|(_, what)| *what)
 }

@@ -6,7 +6,7 @@ use seamlock_kvm::observer::{IoctlCall, Observer, Seamcall};
 use seamlock_kvm::{Bug, Teardown};
 use seamlock_sync::Private;
 use seamlock_tdx_abi::Leaf;
-use seamlock_wear::{Calls, Op};
+use seamlock_wear::{Calls, Op, Step};
 use serde::Serialize;
 
 /// An ioctl, or several of the same name and result in a row.
@@ -36,6 +36,7 @@ struct Pages {
     bugs: Vec<Bug>,
     teardowns: Vec<Teardown>,
     calls: Calls,
+    steps: Vec<Step>,
 }
 
 /// Writes down what KVM does.
@@ -63,6 +64,16 @@ impl Journal {
     /// The ioctls so far, in order.
     pub fn ioctls(&self) -> Vec<Line> {
         self.pages.with(|pages| pages.ioctls.clone())
+    }
+
+    /// A step of the guest's script is over.
+    pub fn step(&self, step: Step) {
+        self.pages.with(|pages| pages.steps.push(step));
+    }
+
+    /// The steps of the guest's script that are over.
+    pub fn steps(&self) -> Vec<Step> {
+        self.pages.with(|pages| pages.steps.clone())
     }
 
     /// The assertions of KVM's that failed.

@@ -2,6 +2,7 @@
 
 mod build;
 mod firmware;
+mod guest;
 mod journal;
 mod record;
 mod report;
@@ -43,6 +44,10 @@ pub struct Launch {
     /// How KVM locks; `seamlock disciplines` lists them.
     #[arg(long, value_name = "NAME", default_value = discipline::V7_3.name)]
     discipline: String,
+    /// What the guest does, line by line (see docs/script.md); without one no vCPU runs. Ports and addresses
+    /// of devices read as ones, and there are no quotes.
+    #[arg(long, value_name = "FILE")]
+    script: Option<PathBuf>,
     /// Check the order of KVM's locks; exit code 1 when it is broken.
     #[arg(long)]
     lockdep: bool,
@@ -72,7 +77,9 @@ impl Launch {
     pub fn run(self) -> anyhow::Result<ExitCode> {
         let request = self.request()?;
         let firmware = Firmware::load(self.firmware.as_deref(), request.memory)?;
-        let machine = Machine::boot(&request)?;
+        let script = self.script.as_deref();
+        let script = script.map(|path| guest::Steps::read(path, request.vcpus));
+        let machine = Machine::boot_with(&request, script.transpose()?)?;
         let launched = launch_on(&machine, &firmware, request)?;
         if self.json {
             report::json(&firmware, &launched)?;

@@ -6,11 +6,12 @@ use std::io::Write;
 use anstream::stdout;
 use seamlock_tdvf::Section;
 use seamlock_tdx_abi::Leaf;
-use seamlock_wear::{Parameters, Region};
+use seamlock_wear::{Parameters, Region, Step};
 use serde::Serialize;
 
 use super::build::Launched;
 use super::firmware::Firmware;
+use super::guest::Ended;
 use super::journal::Line;
 use crate::style::{BAD, DIM, GOOD, HEAD};
 
@@ -36,6 +37,12 @@ struct Report<'a> {
     bugs: &'a [String],
     parameters: &'a Parameters,
     regions: &'a [Region],
+    #[serde(skip_serializing_if = "<[Step]>::is_empty")]
+    steps: &'a [Step],
+    #[serde(skip_serializing_if = "<[Ended]>::is_empty")]
+    ended: &'a [Ended],
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    rtmrs: &'a [String],
 }
 
 #[derive(Debug, Serialize)]
@@ -105,6 +112,9 @@ fn report<'a>(firmware: &'a Firmware, launched: &'a Launched) -> Report<'a> {
         bugs: &launched.bugs,
         parameters: &launched.recorded.parameters,
         regions: &launched.recorded.regions,
+        steps: &launched.steps,
+        ended: &launched.ended,
+        rtmrs: &launched.rtmrs,
     }
 }
 
@@ -123,6 +133,9 @@ pub fn text(firmware: &Firmware, launched: &Launched) -> anyhow::Result<()> {
     sections(out, &report.sections)?;
     ioctls(out, report.ioctls)?;
     seamcalls(out, &report)?;
+    if !report.ended.is_empty() {
+        guest(out, &report)?;
+    }
     result(out, &report)
 }
 
@@ -194,6 +207,31 @@ fn seamcalls(out: &mut impl Write, report: &Report) -> anyhow::Result<()> {
             String::new()
         };
         writeln!(out, "  {count:>7} {name}{failed}")?;
+    }
+    Ok(())
+}
+
+fn guest(out: &mut impl Write, report: &Report) -> anyhow::Result<()> {
+    writeln!(out, "\n{HEAD}guest{HEAD:#}")?;
+    for step in report.steps {
+        let Step {
+            vcpu,
+            line,
+            text,
+            seen,
+        } = step;
+        writeln!(
+            out,
+            "  line {line}, vCPU {vcpu}: {text} {DIM}→{DIM:#} {seen}"
+        )?;
+    }
+    for Ended { vcpu, by, exits } in report.ended {
+        writeln!(out, "  vCPU {vcpu}: {exits} exits answered, then {by}")?;
+    }
+    for (i, rtmr) in report.rtmrs.iter().enumerate() {
+        if rtmr.bytes().any(|digit| digit != b'0') {
+            writeln!(out, "  RTMR{i} {GOOD}{rtmr}{GOOD:#}")?;
+        }
     }
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! A VMM's side of KVM: raw request numbers, structures in user memory, descriptors.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, OnceLock};
 
 use anyhow::{Context, anyhow};
@@ -12,6 +13,7 @@ use seamlock_tdx_module::Platform;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::Request;
+use super::guest::Steps;
 use super::journal::Journal;
 
 /// Memory of the machine beside the guest's: the module, PAMTs, control pages.
@@ -34,6 +36,8 @@ pub struct Machine {
     pub journal: Arc<Journal>,
     /// The VMM's descriptor of `/dev/kvm`.
     pub kvm: i32,
+    /// The vCPUs that do something, as a script says.
+    pub scripted: BTreeSet<u32>,
     /// The first image that was mapped, and the file that it is.
     image: OnceLock<Image>,
 }
@@ -51,10 +55,19 @@ impl Machine {
     /// # Errors
     /// When the TDX module does not come up.
     pub fn boot(request: &Request) -> anyhow::Result<Machine> {
+        Machine::boot_with(request, None)
+    }
+
+    /// As [`boot`](Machine::boot), with a guest that does what a script says.
+    ///
+    /// # Errors
+    /// When the TDX module does not come up.
+    pub fn boot_with(request: &Request, script: Option<Steps>) -> anyhow::Result<Machine> {
         let journal = Arc::new(Journal::new(request.record));
         let cpus = request.vcpus.max(MIN_CPUS);
         let platform = Platform::sapphire_rapids(request.memory + MACHINE_OVERHEAD, cpus);
-        let options = Options {
+        let scripted = script.as_ref().map(Steps::vcpus).unwrap_or_default();
+        let mut options = Options {
             discipline: request.discipline,
             observer: Some(journal.clone()),
             lockdep: request
@@ -63,6 +76,9 @@ impl Machine {
                 .or_else(Lockdep::of_build),
             ..Options::default()
         };
+        if let Some(script) = script {
+            options.guest = Arc::new(script.guest(&journal));
+        }
         let host = Host::boot_with(platform, options).context("booting the machine")?;
         let process = Process::new(VMM_MM);
         let kvm = process
@@ -73,6 +89,7 @@ impl Machine {
             process,
             journal,
             kvm,
+            scripted,
             image: OnceLock::new(),
         })
     }

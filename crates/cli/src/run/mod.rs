@@ -14,7 +14,10 @@ use std::process::{Child, Command, ExitCode, ExitStatus};
 use anyhow::{Context, Result};
 use seamlock_kvm::discipline;
 use seamlock_kvm::guest::script;
-use seamlock_wear::{Injection, Settings, Summary, read_records, read_traces, write_perfetto};
+use seamlock_wear::{
+    Injection, Line, Settings, Summary, read_records, read_traces, write_perfetto,
+};
+use serde::Serialize;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 
@@ -79,7 +82,8 @@ impl Run {
             anstream::eprintln!("seamlock: the command was ended by signal {signal}");
         }
         if let Some(path) = &self.trace {
-            write_trace(&dress, path).with_context(|| format!("writing {}", path.display()))?;
+            write_trace(&dress, &summary, path)
+                .with_context(|| format!("writing {}", path.display()))?;
         }
         if let Some(path) = &self.json {
             let json = serde_json::to_vec_pretty(&summary)?;
@@ -172,23 +176,33 @@ fn checked_script(path: &Path) -> Result<PathBuf> {
     Ok(path.canonicalize()?)
 }
 
-/// Gathers the traces of all processes, in the order of time within each.
-fn write_trace(dress: &Dress, path: &Path) -> Result<()> {
+/// Gathers the traces of all processes, in the order of time.
+fn write_trace(dress: &Dress, summary: &Summary, path: &Path) -> Result<()> {
     let mut lines = read_traces(dress.dir())?;
-    lines.sort_by_key(|(pid, line)| (*pid, line.at_ns));
+    // What is written at its end comes by its beginning here, and what it is in before it.
+    lines.sort_by_key(|(_, line)| (line.at_ns, std::cmp::Reverse(line.took_ns)));
+    let start = lines.first().map_or(0, |(_, line)| line.at_ns);
+    lines.iter_mut().for_each(|(_, line)| line.at_ns -= start);
     let mut out = BufWriter::new(File::create(path)?);
-    for (pid, line) in &lines {
-        let mut value = serde_json::to_value(line)?;
-        if let Some(fields) = value.as_object_mut() {
-            fields.insert("process".to_owned(), (*pid).into());
-        }
-        writeln!(out, "{value}")?;
+    for (process, line) in &lines {
+        let process = *process;
+        serde_json::to_writer(&mut out, &Traced { process, line })?;
+        out.write_all(b"\n")?;
     }
     out.flush()?;
     let mut name = path.as_os_str().to_owned();
     name.push(".perfetto.json");
-    write_perfetto(&lines, &mut BufWriter::new(File::create(name)?))?;
-    Ok(())
+    let mut out = BufWriter::new(File::create(name)?);
+    write_perfetto(&lines, summary, &mut out)?;
+    Ok(out.flush()?)
+}
+
+/// A line of a trace, and whose it is.
+#[derive(Serialize)]
+struct Traced<'a> {
+    process: u32,
+    #[serde(flatten)]
+    line: &'a Line,
 }
 
 /// The summary so far, of a VMM that still runs.

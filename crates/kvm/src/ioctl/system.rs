@@ -19,11 +19,18 @@ use crate::vcpu::registers::SAVED_MSRS;
 const FEATURE_MSRS: &[(u32, u64)] = &[
     (MSR_IA32_UCODE_REV, 0x1_0000_0000),
     (MSR_IA32_ARCH_CAPABILITIES, ARCH_CAPABILITIES),
+    // Guests have no performance counters.
+    (MSR_IA32_PERF_CAPABILITIES, 0),
+    (MSR_PLATFORM_INFO, PLATFORM_CPUID_FAULT),
 ];
 /// What a vCPU's IA32_ARCH_CAPABILITIES reads as.
 pub(crate) const ARCH_CAPABILITIES: u64 = 0x0d08_e1eb;
 const MSR_IA32_UCODE_REV: u32 = 0x8b;
 const MSR_IA32_ARCH_CAPABILITIES: u32 = 0x10a;
+const MSR_IA32_PERF_CAPABILITIES: u32 = 0x345;
+const MSR_PLATFORM_INFO: u32 = 0xce;
+/// `MSR_PLATFORM_INFO_CPUID_FAULT`: a guest can have CPUID fault.
+const PLATFORM_CPUID_FAULT: u64 = 1 << 31;
 /// MCG_LMCE_P, MCG_SER_P, MCG_CMCI_P and MCG_CTL_P.
 pub(super) const SUPPORTED_MCE_CAP: u64 = 1 << 27 | 1 << 24 | 1 << 10 | 1 << 8;
 pub(super) fn get_api_version(_task: &Task, _host: &Arc<Host>, arg: u64) -> Result<i64> {

@@ -3,8 +3,10 @@
 //! # Locking
 //! Counts and what was told already are behind a [`Private`] each.
 
+mod exits;
 mod td;
 mod trace;
+mod words;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -23,6 +25,7 @@ use seamlock_sync::Private;
 use seamlock_tdx_abi::kvm::{
     Errno, KVM_CREATE_VCPU, KVM_CREATE_VM, KVM_MEMORY_ENCRYPT_OP, KVM_RUN, exit_name,
 };
+use seamlock_tdx_abi::regs::Regs;
 use seamlock_tdx_abi::report::{NUM_RTMRS, Sha384};
 use seamlock_wear::{Count, Event, Refusal};
 
@@ -263,6 +266,12 @@ fn is_ordinary(error: &Error) -> bool {
 pub struct Observing(pub Arc<Watch>);
 
 impl Observer for Observing {
+    fn seamcall_begins(&self, _: &Regs) {
+        if let Some(trace) = &self.0.trace {
+            trace.seamcall_begins();
+        }
+    }
+
     fn seamcall(&self, call: &Seamcall) {
         td::measured(call);
         if let Some(trace) = &self.0.trace {

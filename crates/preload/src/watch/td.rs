@@ -11,9 +11,9 @@ use seamlock_tdx_abi::kvm::{
 };
 use seamlock_tdx_abi::{Leaf, PAGE_SIZE};
 use seamlock_wear::{Calls, Contents, Event, Op, Parameters, Region};
-use zerocopy::{FromBytes, IntoBytes};
 
 use super::hex;
+use super::words::read;
 use crate::log::record;
 use crate::memory::Own;
 
@@ -40,14 +40,8 @@ pub fn measured(call: &Seamcall) {
 /// A command as the VMM gave it.
 #[derive(Debug)]
 pub struct Command {
-    cmd: KvmTdxCmd,
-    region: KvmTdxInitMemRegion,
-}
-
-fn read<T: FromBytes + IntoBytes>(addr: u64) -> Option<T> {
-    let mut value = T::new_zeroed();
-    Own.read(addr, value.as_mut_bytes()).ok()?;
-    Some(value)
+    pub(super) cmd: KvmTdxCmd,
+    pub(super) region: KvmTdxInitMemRegion,
 }
 
 impl Command {

@@ -40,7 +40,9 @@ pub(super) fn translate(task: &Task, vcpu: &VcpuRef, arg: u64) -> Result<i64> {
         let registers = state.registers.as_deref();
         registers.is_some_and(|registers| registers.is_paging())
     };
-    let found = !vcpu.state.with(|state| is_paging(state));
+    // All ones is how KVM says that there is no address, also of this one.
+    let found =
+        !vcpu.state.with(|state| is_paging(state)) && translation.linear_address != u64::MAX;
     translation.physical_address = if found {
         translation.linear_address
     } else {

@@ -10,7 +10,6 @@ use crate::ioctl::{supported, supported_xcr0, supported_xss};
 pub(crate) struct Feature(u32, u32, usize, u32);
 
 impl Feature {
-    pub(crate) const PDCM: Feature = Feature(1, 0, 2, 15);
     pub(crate) const PCID: Feature = Feature(1, 0, 2, 17);
     pub(crate) const VMX: Feature = Feature(1, 0, 2, 5);
     pub(crate) const X2APIC: Feature = Feature(1, 0, 2, 21);

@@ -178,12 +178,14 @@ impl Registers {
     ) -> Option<u64> {
         let allowed = match msr {
             _ if !is_there(msr) => false,
+            // User space may write 0 to what KVM lists, also where the guest's CPUID lacks it.
+            ARCH_CAPABILITIES | PERF_CAPABILITIES | XSS if value == 0 => true,
             _ if holds_address(msr) => is_canonical(value),
             EFER => value & !EFER_SUPPORTED == 0,
             FEAT_CTL => value & !FEAT_CTL_KNOWN == 0,
             MTRR_CAP => false,
             ARCH_CAPABILITIES => caps.has(Feature::ARCH_CAPABILITIES),
-            PERF_CAPABILITIES => caps.has(Feature::PDCM) && value == 0,
+            PERF_CAPABILITIES => false,
             MISC_FEATURES_ENABLES => {
                 value & !CPUID_FAULT == 0
                     && (value == 0 || platform_info & PLATFORM_CPUID_FAULT != 0)
