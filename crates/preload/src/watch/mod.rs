@@ -100,7 +100,9 @@ impl Watch {
         let failed = u64::from(call.result.is_err());
         if let Some([all, bad]) = call.row.and_then(|row| self.rows.get(usize::from(row))) {
             all.fetch_add(1, Relaxed);
-            bad.fetch_add(failed, Relaxed);
+            if failed != 0 {
+                bad.fetch_add(failed, Relaxed);
+            }
             return;
         }
         self.counts.with(|counts| {
