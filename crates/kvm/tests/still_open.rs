@@ -12,7 +12,7 @@ use seamlock_kvm::{Bug, Control, Options, fallocate};
 use seamlock_sync::{Action, Hook, Op, Outcome, Verdict, install};
 use seamlock_tdx_abi::kvm::*;
 use seamlock_tdx_abi::{Leaf, TdxStatus};
-use vmm::{Vmm, boot_with};
+use vmm::{Reply, Vmm, boot_with};
 use zerocopy::IntoBytes;
 
 /// Does something once, after the thread's first operation that fits.
@@ -139,4 +139,35 @@ fn punch_hole_that_tested_the_state_before_finalize_vm_fails_to_remove_its_page(
     let bugs = vmm.host.live_vms()[0].bugs();
     let expected = (Leaf::MEM_PAGE_REMOVE, TdxStatus::TLB_TRACKING_NOT_DONE);
     assert_eq!(failed(&bugs), Some(expected));
+}
+
+/// KVM_PRE_FAULT_MEMORY of a finalized TD on a vCPU that was created, and not initialised.
+fn prefault_before_init_vcpu(discipline: &'static Discipline) -> (Rc<Vmm>, Reply) {
+    let vmm = boot(discipline);
+    let mut td = vmm.build(1);
+    vmm.create_vcpu(&mut td, 1).expect("a vCPU");
+    assert_eq!(vmm.finalize(&td), Ok(0));
+    let mut range = KvmPreFaultMemory {
+        size: 0x1000,
+        ..Default::default()
+    };
+    let reply = vmm.ioctl_with(td.vcpus[1], KVM_PRE_FAULT_MEMORY, &mut range);
+    (vmm, reply)
+}
+
+#[test]
+fn prefaulting_a_vcpu_that_init_vcpu_never_saw_bugs_the_vm() {
+    let (vmm, reply) = prefault_before_init_vcpu(&V7_3);
+    assert_eq!(reply, Err(Errno::EIO));
+    let bugs = vmm.host.live_vms()[0].bugs();
+    let expected = (Leaf::VP_WR, TdxStatus::PAGE_METADATA_INCORRECT);
+    assert_eq!(failed(&bugs), Some(expected));
+    assert!(bugs[0].site.contains("tdx_load_mmu_pgd") && bugs[0].fatal);
+}
+
+#[test]
+fn sealed_refuses_to_prefault_a_vcpu_that_init_vcpu_never_saw() {
+    let (vmm, reply) = prefault_before_init_vcpu(&SEALED);
+    assert_eq!(reply, Err(Errno::EINVAL));
+    assert!(vmm.host.live_vms()[0].bugs().is_empty());
 }

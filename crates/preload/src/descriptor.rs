@@ -64,6 +64,24 @@ pub fn resize(fd: c_int, size: u64) -> Result<(), Errno> {
     Ok(())
 }
 
+/// Gives an empty memfd its contents, for good; closes it when that fails.
+///
+/// # Errors
+/// ENOMEM.
+pub fn fill(fd: c_int, bytes: &[u8]) -> Result<(), Errno> {
+    let at = bytes.as_ptr();
+    // SAFETY: live bytes of this length. The offset of the descriptor stays at the start.
+    let written = unsafe { libc::syscall(libc::SYS_pwrite64, fd, at, bytes.len(), 0) };
+    if written != bytes.len() as i64 {
+        close(fd);
+        return Err(Errno::ENOMEM);
+    }
+    let seals = libc::F_SEAL_WRITE | libc::F_SEAL_GROW | libc::F_SEAL_SHRINK | libc::F_SEAL_SEAL;
+    // SAFETY: no pointers.
+    unsafe { libc::syscall(libc::SYS_fcntl, fd, libc::F_ADD_SEALS, seals) };
+    Ok(())
+}
+
 /// Fixes a memfd's size, so that no mapping of it can ever fault.
 pub fn seal_size(fd: c_int) {
     let seals = libc::F_SEAL_GROW | libc::F_SEAL_SHRINK | libc::F_SEAL_SEAL;

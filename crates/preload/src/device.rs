@@ -1,4 +1,4 @@
-//! `/dev/kvm` as a path.
+//! `/dev/kvm` as a path, and the parameters of its module.
 
 use std::ffi::{CStr, OsStr, c_char, c_void};
 use std::mem::MaybeUninit;
@@ -36,6 +36,48 @@ fn names_kvm(path: &[u8]) -> bool {
         .eq([&b"dev"[..], b"kvm"])
 }
 
+/// What a file of a parameter of KVM's modules reads, without the newline: in `/sys/module`, whatever the
+/// machine below has there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Parameter {
+    /// It is there.
+    Reads(&'static str),
+    /// The module has no such parameter, or there is no such module.
+    Missing,
+}
+
+/// The parameter that a path names; None for another file. Null is none.
+///
+/// # Safety
+/// `path` is null or a C string.
+#[inline]
+pub unsafe fn parameter(path: *const c_char) -> Option<Parameter> {
+    if path.is_null() {
+        return None;
+    }
+    // SAFETY: a C string by the caller's promise; no byte beyond its end is read.
+    unsafe {
+        if *path != b'/' as c_char {
+            return None;
+        }
+        parameter_named(CStr::from_ptr(path).to_bytes())
+    }
+}
+
+fn parameter_named(path: &[u8]) -> Option<Parameter> {
+    let rest = path.strip_prefix(b"/sys/module/kvm")?;
+    let rest = std::str::from_utf8(rest).ok()?;
+    let (module, name) = match rest.split_once('/')? {
+        ("", rest) => ("kvm", rest),
+        ("_intel", rest) => ("kvm_intel", rest),
+        ("_amd", rest) => ("kvm_amd", rest),
+        _ => return None,
+    };
+    let name = name.strip_prefix("parameters/")?;
+    let reads = seamlock_kvm::host::parameter(module, name);
+    Some(reads.map_or(Parameter::Missing, Parameter::Reads))
+}
+
 /// Where the library lies.
 pub fn library() -> Option<PathBuf> {
     let mut info = MaybeUninit::<libc::Dl_info>::zeroed();
@@ -54,6 +96,22 @@ pub fn library() -> Option<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn parameters_are_those_of_our_modules() {
+        let named = |path: &str| parameter_named(path.as_bytes());
+        let tdp = "/sys/module/kvm/parameters/tdp_mmu";
+        assert_eq!(named(tdp), Some(Parameter::Reads("Y")));
+        let amd = "/sys/module/kvm_amd/parameters/nested";
+        assert_eq!(named(amd), Some(Parameter::Missing));
+        for other in [
+            "/sys/module/kvm",
+            "/sys/module/kvm_pvm/parameters/x",
+            "/dev/kvm",
+        ] {
+            assert_eq!(named(other), None);
+        }
+    }
 
     #[test]
     fn only_dev_kvm_is_dev_kvm() {

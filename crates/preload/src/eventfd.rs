@@ -171,8 +171,21 @@ fn number(fd: c_int) -> Result<u64, Errno> {
     let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}"));
     let info = info.map_err(|_| Errno::EBADF)?;
     let found = info.lines().find_map(|l| l.strip_prefix("eventfd-id:"));
-    let number = found.and_then(|number| number.trim().parse().ok());
-    number.ok_or(Errno::EINVAL)
+    match found.and_then(|number| number.trim().parse().ok()) {
+        Some(number) => Ok(number),
+        None if is_for_a_moment(fd) => Err(Errno::EBADF),
+        None => Err(Errno::EINVAL),
+    }
+}
+
+/// Whether a number that the VMM has closed is that of a file which another thread of ours reads or writes
+/// just now: the record, or what we ask of `/proc`.
+fn is_for_a_moment(fd: c_int) -> bool {
+    let Ok(path) = std::fs::read_link(format!("/proc/self/fd/{fd}")) else {
+        return true;
+    };
+    let records = crate::process::settings().records.as_deref();
+    path.starts_with("/proc") || records.is_some_and(|records| path.starts_with(records))
 }
 
 impl EventFd for Known {

@@ -1,7 +1,7 @@
 //! Which known race a failed assertion looks like: by the SEAMCALL, and by what was going on.
 //!
 //! R1 to R10 are those of `seamlock check --race`. What v7.3 has as well, by its source and by
-//! `seamlock stress`, is in [`FAULTS`]; docs/findings.md (F1 to F8) tells each at length:
+//! `seamlock stress`, is in [`FAULTS`]; docs/findings.md (F1 to F8, F10) tells each at length:
 //!
 //! R11. The thread of KVM_TDX_INIT_VCPU is moved to another CPU after TDH.VP.INIT, which associates the
 //! vCPU with the CPU, and before `tdx->state` becomes INITIALIZED. `tdx_flush_vp` skips TDH.VP.FLUSH
@@ -115,20 +115,31 @@ pub static FAULTS: &[Fault] = &[
         "an NMI for a vCPU that has shut down is a KVM_BUG_ON",
         |d| !d.seal.late_nmi_is_dropped,
     ),
+    Fault::new(
+        "F10",
+        "F10",
+        "pre-faulting on a vCPU that INIT_VCPU never saw is a KVM_BUG_ON",
+        |d| !d.seal.prefault_wants_init,
+    ),
 ];
 
-/// What one thread alone gets by asking for it, F5, F7 or F8. KVM_TDX_FINALIZE_VM does not look whether any
+/// What one thread alone gets by asking for it, F5, F7, F8 or F10. KVM_TDX_FINALIZE_VM does not look whether any
 /// vCPU was initialised, and the module's TDX_NO_VCPUS is a TDX_BUG_ON there (v7.3 tdx.c:2912).
 /// KVM_SET_CPUID2 may give a vCPU another width of guest addresses than the TD has, which
 /// `tdx_load_mmu_pgd` asserts (v7.3 tdx.c:1637). A guest that shuts down disables its vCPU, and
-/// `tdx_inject_nmi` does not ask (v7.3 tdx.c:1132).
+/// `tdx_inject_nmi` does not ask (v7.3 tdx.c:1132). KVM_PRE_FAULT_MEMORY loads the roots of a vCPU that
+/// the module does not know, by the address 0 (v7.3 tdx.c:1640).
 pub fn asked_for(bug: &Bug) -> Option<&'static str> {
     match &bug.what {
         What::Seamcall { leaf, status, .. } => {
             let no_vcpus = *leaf == Leaf::MR_FINALIZE && status.is(TdxStatus::NO_VCPUS);
             let disabled = status.is(TdxStatus::VCPU_STATE_INCORRECT);
             let late_nmi = disabled && bug.site.contains("tdx_inject_nmi");
-            no_vcpus.then_some("F5").or(late_nmi.then_some("F8"))
+            // No TDVPR is at 0, whatever else goes on.
+            let nowhere = status.is(TdxStatus::PAGE_METADATA_INCORRECT);
+            let unknown = nowhere && bug.site.contains("tdx_load_mmu_pgd");
+            let of = [(no_vcpus, "F5"), (late_nmi, "F8"), (unknown, "F10")];
+            of.into_iter().find(|(is, _)| *is).map(|(_, name)| name)
         }
         What::Condition(what) => what
             .contains("another GPA width than the TD")

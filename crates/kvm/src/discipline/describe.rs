@@ -151,7 +151,7 @@ impl Discipline {
 }
 
 impl Seal {
-    fn axes(self) -> [Axis; 5] {
+    fn axes(self) -> [Axis; 6] {
         let axis = |name, value| Axis {
             name,
             value: yes(value),
@@ -167,6 +167,10 @@ impl Seal {
             axis(
                 "NMI for a disabled vCPU is dropped",
                 self.late_nmi_is_dropped,
+            ),
+            axis(
+                "pre-faulting before INIT_VCPU is -EINVAL",
+                self.prefault_wants_init,
             ),
         ]
     }

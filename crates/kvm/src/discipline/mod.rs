@@ -46,6 +46,8 @@ pub struct Seal {
     pub levels_of_the_td: bool,
     /// An NMI for a vCPU that the module has disabled is dropped, and no bug of KVM's.
     pub late_nmi_is_dropped: bool,
+    /// Pre-faulting on a vCPU that KVM_TDX_INIT_VCPU never saw is -EINVAL, and no bug of KVM's.
+    pub prefault_wants_init: bool,
 }
 
 impl Seal {
@@ -56,6 +58,7 @@ impl Seal {
         finalize_wants_a_vcpu: false,
         levels_of_the_td: false,
         late_nmi_is_dropped: false,
+        prefault_wants_init: false,
     };
     /// All of it.
     pub const ALL: Seal = Seal {
@@ -64,6 +67,7 @@ impl Seal {
         finalize_wants_a_vcpu: true,
         levels_of_the_td: true,
         late_nmi_is_dropped: true,
+        prefault_wants_init: true,
     };
 }
 

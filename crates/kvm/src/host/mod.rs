@@ -17,6 +17,7 @@ mod hotplug;
 mod inject;
 mod page_cache;
 mod pages;
+mod parameters;
 mod sysinfo;
 mod tdmr;
 
@@ -43,6 +44,7 @@ pub use cpu::{Cpu, IrqsOff, ListCorruption, Listed};
 pub use inject::{Fault, Inject, Upcoming};
 pub use page_cache::CachedFile;
 pub use pages::{Owner, Pages};
+pub use parameters::{PARAMETERS, parameter};
 pub use sysinfo::{CpuidConfig, SysInfo};
 
 /// What may be chosen at boot.

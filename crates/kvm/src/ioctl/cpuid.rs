@@ -133,6 +133,7 @@ fn set(vcpu: &VcpuRef, mut entries: Vec<KvmCpuidEntry2>) -> Result<i64> {
         // kvm_mmu_after_set_cpuid: the next use loads the roots anew.
         state.has_roots = false;
     });
+    vcpu.msrs_follow_cpuid(vcpu.kvm());
     Ok(0)
 }
 

@@ -29,7 +29,12 @@ const SIGNATURE: [u32; 3] = [
 
 /// What Hyper-V's leaves say, EAX to EDX: `evmcs` is 0 where the vCPU has not enabled the enlightened
 /// VMCS; with the local APIC in the kernel there are direct timers and cluster IPIs too.
-fn leaves(evmcs: u16, lapic_in_kernel: bool) -> [(u32, [u32; 4]); 10] {
+fn leaves(host: &Host, evmcs: u16, lapic_in_kernel: bool) -> [(u32, [u32; 4]); 10] {
+    /// NO_NONARCH_CORESHARING: no two vCPUs ever share a core.
+    const NO_CORE_SHARING: u32 = 1 << 18;
+    // `cpu_smt_possible`: EBX of this leaf is how many threads a core has.
+    let has_smt = host.module().platform().cpuid(0xb, 0)[1] > 1;
+    let core_sharing = if has_smt { 0 } else { NO_CORE_SHARING };
     let [b, c, d] = SIGNATURE;
     let stimer_direct = u32::from(lapic_in_kernel) << 19;
     let cluster_ipi = u32::from(lapic_in_kernel) << 10;
@@ -50,7 +55,7 @@ fn leaves(evmcs: u16, lapic_in_kernel: bool) -> [(u32, [u32; 4]); 10] {
         (
             0x4000_0004,
             [
-                recommendations | cluster_ipi | recommends_evmcs,
+                recommendations | core_sharing | cluster_ipi | recommends_evmcs,
                 0xfff,
                 0,
                 0,
@@ -67,8 +72,8 @@ fn leaves(evmcs: u16, lapic_in_kernel: bool) -> [(u32, [u32; 4]); 10] {
 }
 
 /// `kvm_ioctl_get_supported_hv_cpuid` of the machine.
-pub(super) fn get_cpuid(task: &Task, _host: &Arc<Host>, arg: u64) -> Result<i64> {
-    copy_out(task, arg, leaves(EVMCS_VERSIONS, true))
+pub(super) fn get_cpuid(task: &Task, host: &Arc<Host>, arg: u64) -> Result<i64> {
+    copy_out(task, arg, leaves(host, EVMCS_VERSIONS, true))
 }
 
 /// As [`get_cpuid`] of one vCPU.
@@ -76,7 +81,7 @@ pub(super) fn get_vcpu_cpuid(task: &Task, vcpu: &VcpuRef, arg: u64) -> Result<i6
     let in_kernel = vcpu.kvm().arch.with(|arch| arch.irqchip) != Irqchip::None;
     let evmcs = vcpu.state.with(|state| state.nested.evmcs_enabled);
     let versions = if evmcs { EVMCS_VERSIONS } else { 0 };
-    copy_out(task, arg, leaves(versions, in_kernel))
+    copy_out(task, arg, leaves(&vcpu.kvm().host, versions, in_kernel))
 }
 
 fn copy_out(task: &Task, arg: u64, leaves: [(u32, [u32; 4]); 10]) -> Result<i64> {

@@ -24,14 +24,16 @@ const MAX_IO_MSRS: u32 = 256;
 /// Returns how many were read; the first that can't be ends it. All entries are written back.
 pub(super) fn get_msrs(task: &Task, vcpu: &VcpuRef, arg: u64) -> Result<i64> {
     let _srcu = vcpu.kvm().srcu.read();
-    msr_io(task, arg, true, |entry| match vcpu.msr(entry.index) {
-        Some(value) => {
-            entry.data = value;
-            true
-        }
-        None => {
-            entry.data = 0;
-            false
+    msr_io(task, arg, true, |entry| {
+        match vcpu.msr(vcpu.kvm(), entry.index) {
+            Some(value) => {
+                entry.data = value;
+                true
+            }
+            None => {
+                entry.data = 0;
+                false
+            }
         }
     })
 }
@@ -40,7 +42,7 @@ pub(super) fn get_msrs(task: &Task, vcpu: &VcpuRef, arg: u64) -> Result<i64> {
 pub(super) fn set_msrs(task: &Task, vcpu: &VcpuRef, arg: u64) -> Result<i64> {
     let _srcu = vcpu.kvm().srcu.read();
     msr_io(task, arg, false, |entry| {
-        vcpu.set_msr(vcpu.kvm(), entry.index, entry.data)
+        vcpu.set_msr(task, vcpu.kvm(), entry.index, entry.data)
     })
 }
 
@@ -85,7 +87,7 @@ pub(super) fn get_one_reg(task: &Task, vcpu: &VcpuRef, arg: u64) -> Result<i64> 
     let reg: KvmOneReg = task.get(arg, SITE)?;
     let msr = one_msr(reg.id)?;
     let _srcu = vcpu.kvm().srcu.read();
-    let Some(value) = vcpu.msr(msr) else {
+    let Some(value) = vcpu.msr(vcpu.kvm(), msr) else {
         return fail(Errno::EINVAL, SITE, "the MSR can't be read");
     };
     task.put(reg.addr, &value, SITE)?;
@@ -98,7 +100,7 @@ pub(super) fn set_one_reg(task: &Task, vcpu: &VcpuRef, arg: u64) -> Result<i64> 
     let msr = one_msr(reg.id)?;
     let _srcu = vcpu.kvm().srcu.read();
     let value: u64 = task.get(reg.addr, SITE)?;
-    if !vcpu.set_msr(vcpu.kvm(), msr, value) {
+    if !vcpu.set_msr(task, vcpu.kvm(), msr, value) {
         return fail(Errno::EINVAL, SITE, "the MSR can't be written");
     }
     Ok(0)

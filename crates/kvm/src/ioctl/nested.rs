@@ -37,6 +37,13 @@ pub(crate) struct NestedVmx {
     pub(crate) evmcs_enabled: bool,
 }
 
+impl NestedVmx {
+    /// Whether VMXON was executed.
+    pub(crate) fn is_in_vmx_operation(&self) -> bool {
+        self.vmxon.is_some()
+    }
+}
+
 fn has_vmx(state: &State) -> bool {
     let leaf_1 = state.cpuid.iter().find(|entry| entry.function == 1);
     leaf_1.is_some_and(|entry| entry.ecx & 1 << 5 != 0)

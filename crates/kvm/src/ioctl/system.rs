@@ -13,26 +13,16 @@ use super::supported_cpuid::{KVM_SUPPORTED_XCR0, KVM_SUPPORTED_XSS};
 use crate::error::{Result, fail};
 use crate::host::Host;
 use crate::task::Task;
-use crate::vcpu::registers::SAVED_MSRS;
+use crate::vcpu::registers::{SUPPORTED_PERF_CAP, VmxMsrs, feature_msrs, saved_msrs};
 
-/// MSRs whose value tells about features; QEMU reads them before it builds a CPU model.
-const FEATURE_MSRS: &[(u32, u64)] = &[
-    (MSR_IA32_UCODE_REV, 0x1_0000_0000),
-    (MSR_IA32_ARCH_CAPABILITIES, ARCH_CAPABILITIES),
-    // Guests have no performance counters.
-    (MSR_IA32_PERF_CAPABILITIES, 0),
-    (MSR_PLATFORM_INFO, PLATFORM_CPUID_FAULT),
-];
 /// What a vCPU's IA32_ARCH_CAPABILITIES reads as.
 pub(crate) const ARCH_CAPABILITIES: u64 = 0x0d08_e1eb;
-const MSR_IA32_UCODE_REV: u32 = 0x8b;
-const MSR_IA32_ARCH_CAPABILITIES: u32 = 0x10a;
-const MSR_IA32_PERF_CAPABILITIES: u32 = 0x345;
-const MSR_PLATFORM_INFO: u32 = 0xce;
-/// `MSR_PLATFORM_INFO_CPUID_FAULT`: a guest can have CPUID fault.
-const PLATFORM_CPUID_FAULT: u64 = 1 << 31;
+/// The microcode of the machine's processors, in the upper half as the MSR has it.
+const UCODE_REV: u64 = 0x2b00_0639 << 32;
+const PLATFORM_INFO_CPUID_FAULT: u64 = 1 << 31;
 /// MCG_LMCE_P, MCG_SER_P, MCG_CMCI_P and MCG_CTL_P.
 pub(super) const SUPPORTED_MCE_CAP: u64 = 1 << 27 | 1 << 24 | 1 << 10 | 1 << 8;
+
 pub(super) fn get_api_version(_task: &Task, _host: &Arc<Host>, arg: u64) -> Result<i64> {
     immediate_zero(arg, "virt/kvm/kvm_main.c:5581 kvm_dev_ioctl")?;
     Ok(i64::from(KVM_API_VERSION))
@@ -58,23 +48,14 @@ pub(super) fn get_vcpu_mmap_size(_task: &Task, _host: &Arc<Host>, arg: u64) -> R
     Ok(KVM_VCPU_MMAP_BYTES as i64)
 }
 
-pub(super) fn get_msr_index_list(task: &Task, _host: &Arc<Host>, arg: u64) -> Result<i64> {
-    msr_list(
-        task,
-        arg,
-        SAVED_MSRS,
-        "arch/x86/kvm/x86.c kvm_get_msr_index_list",
-    )
+pub(super) fn get_msr_index_list(task: &Task, host: &Arc<Host>, arg: u64) -> Result<i64> {
+    const SITE: &str = "arch/x86/kvm/msrs.c:350 kvm_get_msr_index_list";
+    msr_list(task, arg, &saved_msrs(host.module().platform()), SITE)
 }
 
 pub(super) fn get_msr_feature_index_list(task: &Task, _host: &Arc<Host>, arg: u64) -> Result<i64> {
-    let msrs: Vec<u32> = FEATURE_MSRS.iter().map(|(msr, _)| *msr).collect();
-    msr_list(
-        task,
-        arg,
-        &msrs,
-        "arch/x86/kvm/x86.c kvm_get_feature_msr_index_list",
-    )
+    const SITE: &str = "arch/x86/kvm/msrs.c:378 kvm_get_feature_msr_index_list";
+    msr_list(task, arg, &feature_msrs(), SITE)
 }
 
 /// The count is always written back; the list only when there is room.
@@ -95,12 +76,25 @@ fn msr_list(task: &Task, arg: u64, msrs: &[u32], site: &'static str) -> Result<i
     Ok(0)
 }
 
-/// Feature MSRs. Returns how many were read; the first unknown one ends it.
-pub(super) fn get_msrs(task: &Task, _host: &Arc<Host>, arg: u64) -> Result<i64> {
+/// `kvm_get_feature_msr`: what KVM supports of an MSR that tells about features.
+fn feature_msr(host: &Host, msr: u32) -> Option<u64> {
+    match msr {
+        0x8b => Some(UCODE_REV),
+        0xce => Some(PLATFORM_INFO_CPUID_FAULT),
+        0x10a => Some(ARCH_CAPABILITIES),
+        0x345 => Some(SUPPORTED_PERF_CAP),
+        _ => VmxMsrs::supported(host.module().platform()).get(msr),
+    }
+}
+
+/// Feature MSRs. Returns how many were read; the first unknown one ends it. One that a vCPU has, and that
+/// tells nothing about features, is zero.
+pub(super) fn get_msrs(task: &Task, host: &Arc<Host>, arg: u64) -> Result<i64> {
+    let saved = saved_msrs(host.module().platform());
     msr_io(task, arg, true, |entry| {
-        let known = FEATURE_MSRS.iter().find(|(msr, _)| *msr == entry.index);
-        entry.data = known.map_or(0, |(_, value)| *value);
-        known.is_some()
+        let known = feature_msr(host, entry.index);
+        entry.data = known.unwrap_or(0);
+        known.is_some() || saved.contains(&entry.index)
     })
 }
 

@@ -179,7 +179,7 @@ pub(super) fn set_vapic_addr(task: &Task, vcpu: &VcpuRef, arg: u64) -> Result<i6
     Ok(0)
 }
 
-/// Of Hyper-V's, only the enlightened VMCS shows again: no guest uses the others.
+/// What Hyper-V's CPUID allows is a matter of a guest's own accesses, of which there are none.
 pub(super) fn enable_cap(task: &Task, vcpu: &VcpuRef, arg: u64) -> Result<i64> {
     const SITE: &str = "arch/x86/kvm/x86.c:3372 kvm_vcpu_ioctl_enable_cap";
     let cap: KvmEnableCap = task.get(arg, SITE)?;
@@ -187,7 +187,12 @@ pub(super) fn enable_cap(task: &Task, vcpu: &VcpuRef, arg: u64) -> Result<i64> {
         return fail(Errno::EINVAL, SITE, "flags are not zero");
     }
     match cap.cap {
-        KVM_CAP_ENFORCE_PV_FEATURE_CPUID | KVM_CAP_HYPERV_ENFORCE_CPUID => Ok(0),
+        KVM_CAP_ENFORCE_PV_FEATURE_CPUID => {
+            let enforce = cap.args[0] != 0;
+            vcpu.state.with(|state| state.enforce_pv_features = enforce);
+            Ok(0)
+        }
+        KVM_CAP_HYPERV_ENFORCE_CPUID => Ok(0),
         KVM_CAP_HYPERV_SYNIC2 if cap.args[0] != 0 => {
             fail(Errno::EINVAL, SITE, "the argument is not zero")
         }
@@ -195,6 +200,7 @@ pub(super) fn enable_cap(task: &Task, vcpu: &VcpuRef, arg: u64) -> Result<i64> {
             if vcpu.kvm().arch.with(|arch| arch.irqchip) == Irqchip::None {
                 return fail(Errno::EINVAL, SITE, "there is no local APIC in the kernel");
             }
+            vcpu.state.with(|state| state.hyperv.activate_synic());
             Ok(0)
         }
         KVM_CAP_HYPERV_ENLIGHTENED_VMCS => {

@@ -40,9 +40,8 @@ pub(crate) fn kvm_mmu_reload(task: &Task, kvm: &Kvm, vcpu: &Vcpu) -> Result<()> 
         );
         return Ok(());
     }
-    let Some(tdvpr) = vcpu.tdvpr() else {
-        return Ok(());
-    };
+    // INIT_VCPU may not have been: then `tdvpr_pa` is 0, and the module refuses it.
+    let tdvpr = vcpu.tdvpr().unwrap_or_default();
     let field = FieldId::VP_VMCS_SHARED_EPT_POINTER;
     let status = tdh_vp_wr(kvm.on(task), tdvpr, field, root.0, u64::MAX);
     kvm.tdx_bug_on(

@@ -6,8 +6,11 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 
-use seamlock_tdx_abi::kvm::{Errno, KVM_MP_STATE_RUNNABLE, KVM_MP_STATE_UNINITIALIZED};
+use seamlock_tdx_abi::kvm::{
+    Errno, KVM_MP_STATE_RUNNABLE, KVM_MP_STATE_UNINITIALIZED, KVM_X86_QUIRK_STUFF_FEATURE_MSRS,
+};
 
+use super::registers::VmxMsrs;
 use super::{Registers, Vcpu, VcpuRef, VcpuTdState};
 use crate::discipline::CreateVcpu;
 use crate::error::{Error, Result, fail};
@@ -133,8 +136,13 @@ fn build(task: &Task, kvm: &Arc<Kvm>, id: u32) -> Result<VcpuRef> {
     });
     let has_registers = !kvm.is_td() && kvm.host.arch().has_x86_tables();
     let in_kernel = irqchip != Irqchip::None;
-    let registers = has_registers.then(|| Registers::reset(id, id == bsp, in_kernel));
-    vcpu.reset(id == bsp, registers);
+    let unstuffed = kvm.has_quirk_disabled(KVM_X86_QUIRK_STUFF_FEATURE_MSRS);
+    let vmx = match unstuffed {
+        true => VmxMsrs::default(),
+        false => VmxMsrs::supported(kvm.host.module().platform()),
+    };
+    let registers = has_registers.then(|| Registers::reset(id, id == bsp, in_kernel, vmx));
+    vcpu.reset(id == bsp, unstuffed, registers);
     if kvm.is_td() {
         tdx_vcpu_create(kvm, &vcpu)?;
     }

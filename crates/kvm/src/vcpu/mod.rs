@@ -34,7 +34,7 @@ use crate::vm::Kvm;
 
 pub(crate) use create::kvm_vm_ioctl_create_vcpu;
 pub use load::Loaded;
-pub(crate) use registers::Registers;
+pub(crate) use registers::{HypervVcpu, Registers};
 pub use run::IMMEDIATE_EXIT_IS_SET;
 pub(crate) use run::{
     kvm_arch_vcpu_ioctl_run, kvm_tdp_map_page, kvm_vcpu_pre_fault_memory, wait_for_init,
@@ -127,6 +127,11 @@ pub(crate) struct State {
     pub(crate) vp_enter: Regs,
     /// MSRs that KVM emulates, where the guest wrote them.
     pub(crate) msrs: BTreeMap<u32, u64>,
+    /// The VM's feature MSRs are user space's to set up: they start as zero.
+    pub(crate) unstuffed: bool,
+    /// `vcpu->arch.pv_cpuid.enforce`.
+    pub(crate) enforce_pv_features: bool,
+    pub(crate) hyperv: HypervVcpu,
     /// `vmx->nested`.
     pub(crate) nested: NestedVmx,
     pub(crate) xen: XenVcpu,
@@ -134,22 +139,27 @@ pub(crate) struct State {
     pub(crate) registers: Option<Box<Registers>>,
 }
 
-impl State {
-    /// CPUID 0x80000008 EAX, where 0x80000000 says that it is there.
-    fn address_sizes(&self) -> Option<u32> {
-        let leaf = |leaf| self.cpuid.iter().find(move |e| e.function == leaf);
-        let extended = leaf(0x8000_0000).filter(|e| e.eax >= 0x8000_0008);
-        extended.and_then(|_| leaf(0x8000_0008)).map(|e| e.eax)
-    }
+/// CPUID 0x80000008 EAX, where 0x80000000 says that it is there.
+fn address_sizes(cpuid: &[KvmCpuidEntry2]) -> Option<u32> {
+    let leaf = |leaf| cpuid.iter().find(move |e| e.function == leaf);
+    let extended = leaf(0x8000_0000).filter(|e| e.eax >= 0x8000_0008);
+    extended.and_then(|_| leaf(0x8000_0008)).map(|e| e.eax)
+}
 
-    /// `cpuid_query_maxphyaddr`: bits of a physical address.
+/// `cpuid_query_maxphyaddr`: bits of a physical address.
+fn maxphyaddr(cpuid: &[KvmCpuidEntry2]) -> u32 {
+    address_sizes(cpuid).map_or(36, |eax| eax & 0xff)
+}
+
+impl State {
+    /// Bits of a physical address of the guest.
     pub(crate) fn maxphyaddr(&self) -> u32 {
-        self.address_sizes().map_or(36, |eax| eax & 0xff)
+        maxphyaddr(&self.cpuid)
     }
 
     /// `cpuid_query_maxguestphyaddr`: bits of a guest's physical address; 0 when CPUID does not say.
     pub(crate) fn maxguestphyaddr(&self) -> u32 {
-        self.address_sizes().map_or(0, |eax| eax >> 16 & 0xff)
+        address_sizes(&self.cpuid).map_or(0, |eax| eax >> 16 & 0xff)
     }
 }
 
@@ -327,11 +337,12 @@ impl Vcpu {
     }
 
     /// `kvm_vcpu_reset`: the xAPIC, 32 banks of machine checks, and registers where KVM has them.
-    fn reset(&self, is_bsp: bool, registers: Option<Registers>) {
+    fn reset(&self, is_bsp: bool, unstuffed: bool, registers: Option<Registers>) {
         const ENABLE: u64 = 1 << 11;
         self.state.with(|state| {
             state.apic_base = APIC_DEFAULT_PHYS_BASE | ENABLE | if is_bsp { BSP } else { 0 };
             state.mcg_cap = KVM_MAX_MCE_BANKS;
+            state.unstuffed = unstuffed;
             state.registers = registers.map(Box::new);
         });
     }

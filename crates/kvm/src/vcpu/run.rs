@@ -299,6 +299,11 @@ fn pre_fault_page(task: &Task, kvm: &Kvm, vcpu: &Vcpu, gpa: u64) -> Result<()> {
     if !kvm.tdx.is_private_gpa(gpa) {
         return fail(Errno::EINVAL, SITE, "the address has the shared bit");
     }
+    let seal = kvm.discipline.seal;
+    if seal.prefault_wants_init && kvm.is_td() && vcpu.td_state() != VcpuTdState::Initialized {
+        const SITE: &str = "seamlock: docs/findings.md F10";
+        return fail(Errno::EINVAL, SITE, "the module does not know the vCPU");
+    }
     mmu::kvm_mmu_reload(task, kvm, vcpu)?;
     let result = kvm_tdp_map_page(task, kvm, vcpu, Gpa(gpa));
     let private = kvm.is_td() && kvm.attributes.is_private(Gpa(gpa).gfn());

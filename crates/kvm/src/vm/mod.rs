@@ -30,7 +30,9 @@ use std::sync::atomic::AtomicU64;
 
 use elsa::sync::FrozenVec;
 use seamlock_sync::{Mutex, Name, Private, RwLock, Shared};
-use seamlock_tdx_abi::kvm::KVM_X86_TDX_VM;
+use seamlock_tdx_abi::kvm::{
+    KVM_CAP_PMU_CAPABILITY, KVM_PMU_CAP_DISABLE, KVM_X86_QUIRK_IGNORE_GUEST_PAT, KVM_X86_TDX_VM,
+};
 use seamlock_tdx_abi::{Gfn, PAGE_SHIFT};
 
 use crate::arch::VmArch;
@@ -94,6 +96,10 @@ pub struct Arch {
     pub notify_vmexit: u64,
     /// Bus locks exit to user space.
     pub bus_lock_detection: bool,
+    /// Quirks that user space does not want.
+    pub disabled_quirks: u64,
+    /// Where the guest wants the time of its boot.
+    pub wall_clock: u64,
     /// MSRs that KVM_X86_SET_MSR_FILTER keeps from the guest.
     pub msr_filter: Option<Arc<MsrFilter>>,
     /// Other capabilities that were enabled, with their first arguments.
@@ -145,6 +151,8 @@ pub struct Kvm {
     pub(crate) reclaimed: Reclaimed,
     pub(crate) stats: Stats,
     pub(crate) xen: Private<XenVm>,
+    /// Hyper-V's MSRs of the whole VM, where they were written.
+    pub(crate) hyperv: Private<BTreeMap<u32, u64>>,
 }
 
 impl Kvm {
@@ -188,6 +196,7 @@ impl Kvm {
             reclaimed: Reclaimed::default(),
             stats: Stats::vm(mm),
             xen: Private::default(),
+            hyperv: Private::default(),
         }
     }
 
@@ -224,6 +233,17 @@ impl Kvm {
     /// Whether the VM type has private memory (`kvm_arch_has_private_mem`).
     pub fn has_private_mem(&self) -> bool {
         matches!(self.vm_type, 1 | 4 | 5)
+    }
+
+    /// Whether user space does not want a quirk (the opposite of `kvm_check_has_quirk`).
+    pub(crate) fn has_quirk_disabled(&self, quirk: u64) -> bool {
+        self.arch.with(|arch| arch.disabled_quirks & quirk != 0)
+    }
+
+    /// `kvm->arch.enable_pmu`: a TD's PMU is the module's.
+    pub(crate) fn has_pmu(&self) -> bool {
+        let disabled = self.arch.with(|arch| arch.enabled(KVM_CAP_PMU_CAPABILITY));
+        !self.is_td() && disabled.unwrap_or(0) & KVM_PMU_CAP_DISABLE == 0
     }
 
     /// Whose the VM's own pages are.
@@ -348,6 +368,12 @@ impl Arch {
             hypercall_exit_enabled: 0,
             notify_vmexit: 0,
             bus_lock_detection: false,
+            disabled_quirks: if td {
+                KVM_X86_QUIRK_IGNORE_GUEST_PAT
+            } else {
+                0
+            },
+            wall_clock: 0,
             msr_filter: None,
             enabled: BTreeMap::new(),
         }

@@ -6,6 +6,7 @@ use libc::mode_t;
 
 use super::hooks;
 use crate::boundary::guarded;
+use crate::device::Parameter;
 use crate::process::process;
 use crate::signals::close;
 use crate::{descriptor, device, errno, real};
@@ -32,6 +33,39 @@ fn open_kvm(flags: c_int) -> c_int {
     }) as c_int
 }
 
+/// Opens a parameter of KVM's modules, which nobody may write: a memfd with its text.
+fn open_parameter(parameter: Parameter, flags: c_int) -> c_int {
+    guarded("open", || {
+        let Parameter::Reads(text) = parameter else {
+            return Err(libc::ENOENT);
+        };
+        if flags & libc::O_DIRECTORY != 0 {
+            return Err(libc::ENOTDIR);
+        }
+        if flags & libc::O_ACCMODE != libc::O_RDONLY {
+            return Err(libc::EACCES);
+        }
+        let fd = descriptor::memfd(c"parameter").map_err(|errno| errno.0)?;
+        descriptor::fill(fd, format!("{text}\n").as_bytes()).map_err(|errno| errno.0)?;
+        descriptor::set_flags(fd, flags);
+        Ok(i64::from(fd))
+    }) as c_int
+}
+
+/// A descriptor of what is not the C library's to open.
+///
+/// # Safety
+/// `path` is null or a C string.
+unsafe fn ours(path: *const c_char, flags: c_int) -> Option<c_int> {
+    // SAFETY: the caller's promise, passed on.
+    unsafe {
+        if device::is_kvm(path) {
+            return Some(open_kvm(flags));
+        }
+        device::parameter(path).map(|parameter| open_parameter(parameter, flags))
+    }
+}
+
 /// A descriptor that the C library opened. Was it the real `/dev/kvm`, by another name, then it is closed
 /// and ours is opened instead.
 fn opened(fd: c_int, flags: c_int) -> c_int {
@@ -53,8 +87,8 @@ hooks! {
     fn open(path: *const c_char, flags: c_int, mode: mode_t) -> c_int {
         // SAFETY: the caller's promise, passed on.
         unsafe {
-            if device::is_kvm(path) {
-                return open_kvm(flags);
+            if let Some(fd) = ours(path, flags) {
+                return fd;
             }
             opened(real::open(path, flags, mode), flags)
         }
@@ -70,8 +104,8 @@ hooks! {
     fn __open_2(path: *const c_char, flags: c_int) -> c_int {
         // SAFETY: the caller's promise, passed on.
         unsafe {
-            if device::is_kvm(path) {
-                return open_kvm(flags);
+            if let Some(fd) = ours(path, flags) {
+                return fd;
             }
             opened(real::open_2(path, flags), flags)
         }
@@ -87,8 +121,8 @@ hooks! {
     fn openat(dir: c_int, path: *const c_char, flags: c_int, mode: mode_t) -> c_int {
         // SAFETY: the caller's promise, passed on.
         unsafe {
-            if device::is_kvm(path) {
-                return open_kvm(flags);
+            if let Some(fd) = ours(path, flags) {
+                return fd;
             }
             opened(real::openat(dir, path, flags, mode), flags)
         }
@@ -104,8 +138,8 @@ hooks! {
     fn __openat_2(dir: c_int, path: *const c_char, flags: c_int) -> c_int {
         // SAFETY: the caller's promise, passed on.
         unsafe {
-            if device::is_kvm(path) {
-                return open_kvm(flags);
+            if let Some(fd) = ours(path, flags) {
+                return fd;
             }
             opened(real::openat_2(dir, path, flags), flags)
         }

@@ -95,6 +95,19 @@ static void reading(void) {
   CHECK(close(vm) == 0 && close(fd) == 0);
 }
 
+/* Parameters of the modules are those of the machine that is worn. */
+static void parameters(void) {
+  char text[8] = {0};
+  int fd = open("/sys/module/kvm/parameters/tdp_mmu", O_RDONLY);
+  CHECK(fd >= 0 && read(fd, text, sizeof text) == 2 && strcmp(text, "Y\n") == 0);
+  CHECK(read(fd, text, sizeof text) == 0 && close(fd) == 0);
+  fd = openat(AT_FDCWD, "/sys/module/kvm_intel/parameters/ple_gap", O_RDONLY | O_CLOEXEC);
+  CHECK(fd >= 0 && read(fd, text, sizeof text) == 4 && strcmp(text, "128\n") == 0 && close(fd) == 0);
+  FAILS(open("/sys/module/kvm/parameters/tdp_mmu", O_RDWR), EACCES);
+  FAILS(open("/sys/module/kvm/parameters/none", O_RDONLY), ENOENT);
+  FAILS(open("/sys/module/kvm_amd/parameters/nested", O_RDONLY), ENOENT);
+}
+
 static void *churn(void *unused) {
   (void)unused;
   for (int i = 0; i < 2000; i++) {
@@ -120,6 +133,7 @@ int main(void) {
   duplicating();
   forking();
   reading();
+  parameters();
   racing();
   puts("ok");
   return 0;

@@ -60,6 +60,12 @@ pub const KVM_X86_NOTIFY_VMEXIT_ENABLED: u64 = 1;
 pub const KVM_X86_NOTIFY_VMEXIT_USER: u64 = 1 << 1;
 /// `KVM_CAP_PMU_CAPABILITY` argument: no PMU.
 pub const KVM_PMU_CAP_DISABLE: u64 = 1;
+/// KVM_CAP_DISABLE_QUIRKS2: writes of IA32_MISC_ENABLE need no MONITOR in the guest's CPUID.
+pub const KVM_X86_QUIRK_MISC_ENABLE_NO_MWAIT: u64 = 1 << 4;
+/// KVM_CAP_DISABLE_QUIRKS2: feature MSRs start as what KVM supports.
+pub const KVM_X86_QUIRK_STUFF_FEATURE_MSRS: u64 = 1 << 8;
+/// KVM_CAP_DISABLE_QUIRKS2: the guest's memory types do not count.
+pub const KVM_X86_QUIRK_IGNORE_GUEST_PAT: u64 = 1 << 9;
 
 /// `struct kvm_enable_cap`, 104 bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]

@@ -40,7 +40,11 @@ pub(in crate::ioctl) fn enable_cap(kvm: &Kvm, cap: &KvmEnableCap) -> Result<()> 
         KVM_CAP_X2APIC_API => x2apic_api(kvm, arg),
         KVM_CAP_X86_DISABLE_EXITS => disable_exits(kvm, arg),
         KVM_CAP_VM_DISABLE_NX_HUGE_PAGES => disable_nx_huge_pages(kvm, arg),
-        KVM_CAP_DISABLE_QUIRKS2 => check_mask(arg, QUIRKS).map(|()| keep(kvm, cap.cap, arg)),
+        KVM_CAP_DISABLE_QUIRKS2 => check_mask(arg, QUIRKS).map(|()| disable_quirks(kvm, arg)),
+        KVM_CAP_DISABLE_QUIRKS => {
+            disable_quirks(kvm, arg);
+            Ok(())
+        }
         KVM_CAP_X86_USER_SPACE_MSR => {
             check_mask(arg, MSR_EXIT_MASK).map(|()| keep(kvm, cap.cap, arg))
         }
@@ -54,10 +58,7 @@ pub(in crate::ioctl) fn enable_cap(kvm: &Kvm, cap: &KvmEnableCap) -> Result<()> 
         }
         KVM_CAP_EXIT_ON_EMULATION_FAILURE => check_mask(arg, 1).map(|()| keep(kvm, cap.cap, arg)),
         KVM_CAP_HALT_POLL => check_mask(arg, 0xffff_ffff).map(|()| keep(kvm, cap.cap, arg)),
-        KVM_CAP_DISABLE_QUIRKS
-        | KVM_CAP_MSR_PLATFORM_INFO
-        | KVM_CAP_EXCEPTION_PAYLOAD
-        | KVM_CAP_X86_TRIPLE_FAULT_EVENT => {
+        KVM_CAP_MSR_PLATFORM_INFO | KVM_CAP_EXCEPTION_PAYLOAD | KVM_CAP_X86_TRIPLE_FAULT_EVENT => {
             keep(kvm, cap.cap, arg);
             Ok(())
         }
@@ -79,6 +80,13 @@ fn check_mask(arg: u64, mask: u64) -> Result<()> {
 /// A setting that nothing here depends on.
 fn keep(kvm: &Kvm, cap: u32, arg: u64) {
     kvm.arch.with(|arch| arch.enabled.insert(cap, arg));
+}
+
+/// What is disabled stays so.
+fn disable_quirks(kvm: &Kvm, quirks: u64) {
+    let _lock = kvm.lock.lock();
+    kvm.arch
+        .with(|arch| arch.disabled_quirks |= quirks & QUIRKS);
 }
 
 fn split_irqchip(kvm: &Kvm, pins: u64) -> Result<()> {

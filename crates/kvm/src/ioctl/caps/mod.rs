@@ -20,8 +20,8 @@ pub use known::{OFF, X86};
 const HYPERCALL_MASK: u64 = 1 << KVM_HC_MAP_GPA_RANGE;
 /// `KVM_MAX_IRQ_ROUTES`.
 const MAX_IRQ_ROUTES: u64 = 4096;
-/// Quirks that can be disabled (`KVM_X86_VALID_QUIRKS`).
-const QUIRKS: u64 = 0x3ff;
+/// Quirks that can be disabled (`KVM_X86_VALID_QUIRKS`), on a processor that snoops its own caches.
+const QUIRKS: u64 = 0xfff;
 /// `KVM_DIRTY_LOG_MANUAL_CAPS`.
 const DIRTY_LOG_MANUAL_CAPS: u64 = 3;
 /// `KVM_CLOCK_VALID_FLAGS`.

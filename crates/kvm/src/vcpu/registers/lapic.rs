@@ -80,6 +80,12 @@ impl Lapic {
         true
     }
 
+    /// `apic_lvtt_tscdeadline`.
+    pub(super) fn has_tsc_deadline(&self) -> bool {
+        const LVT_TIMER: usize = 0x320;
+        self.get(LVT_TIMER) >> 17 & 3 == 2
+    }
+
     /// CR8: the upper half of TPR.
     pub(crate) fn cr8(&self) -> u64 {
         u64::from(self.get(TASKPRI) >> 4 & 15)

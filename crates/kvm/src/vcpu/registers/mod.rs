@@ -18,7 +18,8 @@ use zerocopy::FromZeros;
 
 pub(crate) use caps::{Caps, Feature};
 pub(crate) use lapic::Lapic;
-pub(crate) use msrs::SAVED as SAVED_MSRS;
+pub(crate) use msrs::{HypervVcpu, No, SUPPORTED_PERF_CAP, VmxMsrs};
+pub(crate) use msrs::{features as feature_msrs, saved as saved_msrs};
 pub(crate) use sregs::pae_paging;
 pub(crate) use xstate::Xsave;
 
@@ -49,11 +50,12 @@ pub(crate) struct Registers {
     pub(crate) xsave: Xsave,
     pub(crate) lapic: Lapic,
     pub(crate) tsc_offset: u64,
+    pub(crate) vmx: VmxMsrs,
 }
 
 impl Registers {
     /// As after a reset.
-    pub(crate) fn reset(id: u32, is_bsp: bool, in_kernel: bool) -> Registers {
+    pub(crate) fn reset(id: u32, is_bsp: bool, in_kernel: bool, vmx: VmxMsrs) -> Registers {
         let mut general = KvmRegs::new_zeroed();
         (general.rip, general.rflags, general.rdx) = (RESET_RIP, RFLAGS_FIXED, RESET_RDX);
         Registers {
@@ -68,6 +70,7 @@ impl Registers {
             xsave: Xsave::default(),
             lapic: Lapic::reset(id, is_bsp && in_kernel),
             tsc_offset: 0,
+            vmx,
         }
     }
 }
