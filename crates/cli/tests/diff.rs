@@ -238,6 +238,20 @@ fn parameters_that_differ_are_listed() {
 }
 
 #[test]
+fn a_vcpu_that_is_given_another_address_of_the_hand_off_blocks_is_told() {
+    let a = file("hand-off", &["launch", "--json"], None);
+    let text = std::fs::read(folder().join(&a)).expect("written");
+    let mut launch: Value = serde_json::from_slice(&text).expect("JSON");
+    launch["rcx"]["0"] = 0x1234.into();
+    let b = "no-hand-off.json".to_owned();
+    std::fs::write(folder().join(&b), launch.to_string()).expect("a file for tests");
+    let report = diff(&a, &b, 1);
+    assert_eq!(report["parameters"][0]["name"], "RCX of vCPU 0");
+    assert_eq!(report["parameters"][0]["b"], "0x1234");
+    assert_eq!(report["mrtd"], "same");
+}
+
+#[test]
 fn what_can_not_be_read_is_refused_in_one_line() {
     let a = file("readable", &["launch", "--json"], None);
     let refused = |arguments: &[&str]| {

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use seamlock_wear::Op;
 use serde::Serialize;
 
-use super::launches::{Launch, Step};
+use super::launches::{Launch, RCX, Step};
 
 /// What differs.
 #[derive(Debug)]
@@ -171,7 +171,8 @@ fn parameters(a: &Launch, b: &Launch) -> Vec<Parameter> {
         b: of(b, name),
     });
     // What only one kind of file tells is no difference.
-    let told = |p: &Parameter| p.name != "guest memory" || (p.a.is_some() && p.b.is_some());
+    let of_one_kind = |name: &str| name == "guest memory" || name.starts_with(RCX);
+    let told = |p: &Parameter| !of_one_kind(&p.name) || (p.a.is_some() && p.b.is_some());
     all.filter(|p| p.a != p.b && told(p)).collect()
 }
 

@@ -1,5 +1,6 @@
 //! A launch, from any of the files that hold one.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use seamlock_wear::{Calls, Digests, Op, Parameters, Region, Run};
@@ -7,6 +8,9 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::failure::BadInput;
+
+/// How the parameter is called that KVM_TDX_INIT_VCPU gives a vCPU: where firmware looks for its hand-off blocks.
+pub(super) const RCX: &str = "RCX of vCPU";
 
 /// A launch.
 #[derive(Debug)]
@@ -128,6 +132,9 @@ struct Found {
     /// A launch's number of vCPUs, or the ids of a run's.
     vcpus: Option<Value>,
     memory_bytes: Option<u64>,
+    /// Of each vCPU.
+    #[serde(default)]
+    rcx: BTreeMap<u32, u64>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -195,6 +202,9 @@ fn parameters(found: &Found) -> Vec<(String, String)> {
     let count = vcpus.and_then(|v| v.as_u64().or_else(|| Some(v.as_array()?.len() as u64)));
     if let Some(count) = count {
         add("vCPUs", count.to_string());
+    }
+    for (vcpu, rcx) in &found.rcx {
+        add(&format!("{RCX} {vcpu}"), format!("{rcx:#x}"));
     }
     // What measure says of memory is not a launch's.
     if let Some(bytes) = found.memory_bytes.filter(|_| found.parameters.is_some()) {

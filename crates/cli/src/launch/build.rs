@@ -207,6 +207,7 @@ impl<'s, 'm: 's> Builder<'_, 's, 'm> {
             td.gmems.push(gmem);
         }
         let hob = self.firmware.plan.td_hob.as_ref().map_or(0, |hob| hob.gpa);
+        self.record.borrow_mut().rcx = (0..self.request.vcpus).map(|id| (id, hob)).collect();
         for (thread, &fd) in self.threads.iter().zip(&td.vcpus) {
             let machine = self.machine;
             thread.run(move |task| machine.tdx(task, fd, TdxCmdId::KVM_TDX_INIT_VCPU, 0, hob))?;

@@ -1,6 +1,7 @@
 //! What a launch added, page by page, for `seamlock diff`.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 
 use seamlock_tdvf::{LaunchPlan, PAGE_SIZE};
 use seamlock_tdx_abi::kvm::{KvmCpuidEntry2, KvmTdxInitVm};
@@ -11,6 +12,8 @@ use seamlock_wear::{Calls, Contents, Parameters, Region};
 pub struct Recorded {
     /// What KVM_TDX_INIT_VM was given.
     pub parameters: Parameters,
+    /// RCX of each vCPU, as KVM_TDX_INIT_VCPU was given it.
+    pub rcx: BTreeMap<u32, u64>,
     /// What was added, in order; empty unless it was asked for.
     pub regions: Vec<Region>,
 }

@@ -36,6 +36,7 @@ struct Report<'a> {
     hkid_returned: bool,
     bugs: &'a [String],
     parameters: &'a Parameters,
+    rcx: &'a BTreeMap<u32, u64>,
     regions: &'a [Region],
     #[serde(skip_serializing_if = "<[Step]>::is_empty")]
     steps: &'a [Step],
@@ -111,6 +112,7 @@ fn report<'a>(firmware: &'a Firmware, launched: &'a Launched) -> Report<'a> {
         hkid_returned: teardown.hkid_returned,
         bugs: &launched.bugs,
         parameters: &launched.recorded.parameters,
+        rcx: &launched.recorded.rcx,
         regions: &launched.recorded.regions,
         steps: &launched.steps,
         ended: &launched.ended,
