@@ -18,7 +18,7 @@ use super::root::Root;
 /// `KVM_X86_TDX_VM`.
 const TDX_VM: u64 = 5;
 /// The exit code of `seamlock run` when SIGSEGV ended the VMM.
-const SEGMENTATION_FAULT: i32 = 128 + 11;
+pub(super) const SEGMENTATION_FAULT: i32 = 128 + 11;
 /// How long a VMM may take.
 const LIMIT: Duration = Duration::from_secs(60);
 /// How often a running VMM is looked at.
@@ -235,27 +235,6 @@ impl Case {
 }
 
 impl Outcome {
-    /// Whether QEMU 11.1.3 was hit by a race of its own: a kick that reaches a vCPU's thread while its VM is
-    /// built anew finds no `struct kvm_run` to write `immediate_exit` into (`kvm_ipi_signal`). Only a fault at
-    /// that byte behind a null pointer, of an instruction of QEMU's own, is taken for it.
-    pub fn is_kicked_while_rebuilt(&self) -> bool {
-        /// Where `immediate_exit` is in `struct kvm_run`.
-        const IMMEDIATE_EXIT: u64 = 1;
-        let is_qemu = |crash: &&Crash| {
-            crash.is_null_pointer_of("qemu-system-x86_64") && crash.address == Some(IMMEDIATE_EXIT)
-        };
-        self.case.tds > 1
-            && self.code == Some(SEGMENTATION_FAULT)
-            && self.crashes().next().is_some()
-            && self.crashes().all(|crash| is_qemu(&crash))
-    }
-
-    /// Where processes crashed, as the library saw it.
-    pub fn crashes(&self) -> impl Iterator<Item = &Crash> {
-        let processes = self.summary.processes.iter();
-        processes.filter_map(|process| process.crash.as_ref())
-    }
-
     /// What hardware or the kernel would not do, or what is legal but unusual.
     pub fn warnings(&self) -> Vec<&String> {
         let processes = self.summary.processes.iter();
@@ -263,7 +242,7 @@ impl Outcome {
     }
 
     /// What is wrong with what seamlock saw.
-    fn judge(&self) -> Vec<String> {
+    pub(super) fn judge(&self) -> Vec<String> {
         let case = &self.case;
         let mut faults = Vec::new();
         let tds: Vec<&Vm> = self.tds().collect();

@@ -4,6 +4,7 @@ mod alioth;
 mod cache;
 mod case;
 mod check;
+mod crash;
 mod exits;
 mod jail;
 mod libvirt;
