@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use seamlock_sync::Private;
-use seamlock_tdx_abi::kvm::{Errno, KVM_VCPU_MMAP_BYTES};
+use seamlock_tdx_abi::kvm::{Errno, KVM_DIRTY_LOG_PAGE_OFFSET, KVM_VCPU_MMAP_BYTES};
 use seamlock_tdx_abi::{Hpa, PAGE_SIZE};
 
 use crate::file::File;
@@ -278,9 +278,13 @@ impl Files for Process {
         self.files.with(|files| files.open.remove(&fd))
     }
 
-    fn run_page(&self) -> Arc<dyn RunPage> {
+    fn run_page(&self, ring_bytes: u32) -> Arc<dyn RunPage> {
+        let bytes = match ring_bytes {
+            0 => KVM_VCPU_MMAP_BYTES,
+            ring => KVM_DIRTY_LOG_PAGE_OFFSET * PAGE_SIZE as usize + ring as usize,
+        };
         Arc::new(RunBytes {
-            bytes: Private::new(vec![0; KVM_VCPU_MMAP_BYTES]),
+            bytes: Private::new(vec![0; bytes]),
         })
     }
 }

@@ -66,8 +66,9 @@ pub trait Files {
     fn file(&self, fd: i32) -> Option<Arc<File>>;
     /// Takes a descriptor out of the table.
     fn remove(&self, fd: i32) -> Option<Arc<File>>;
-    /// Memory for a new vCPU's `struct kvm_run`, zeroed.
-    fn run_page(&self) -> Arc<dyn RunPage>;
+    /// Memory for a new vCPU's `struct kvm_run`, zeroed, and for its dirty ring of `ring_bytes` bytes, which
+    /// starts at page KVM_DIRTY_LOG_PAGE_OFFSET.
+    fn run_page(&self, ring_bytes: u32) -> Arc<dyn RunPage>;
     /// The eventfd of a descriptor. A process without real descriptors has none.
     ///
     /// # Errors

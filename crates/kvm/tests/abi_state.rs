@@ -363,7 +363,7 @@ fn vm_ioctls_of_a_td_refuse_what_its_interrupt_controllers_lack() {
                 Errno::ENOENT,
                 "kvm_main.c:2367",
             ),
-            (KVM_RESET_DIRTY_RINGS, 0, Errno::EINVAL, "kvm_main.c:5037"),
+            (KVM_RESET_DIRTY_RINGS, 0, Errno::EINVAL, "kvm_main.c:5043"),
             (
                 KVM_SET_GSI_ROUTING,
                 routes(|e| e[1].gsi = 0),

@@ -49,8 +49,8 @@ impl Files for Descriptors {
         Ok(Arc::new(process().eventfds.of(fd)?))
     }
 
-    fn run_page(&self) -> Arc<dyn RunPage> {
-        match RunMapping::new() {
+    fn run_page(&self, ring_bytes: u32) -> Arc<dyn RunPage> {
+        match RunMapping::new(ring_bytes) {
             Ok(run) => {
                 let run = Arc::new(run);
                 *self.run.borrow_mut() = Some(run.clone());

@@ -6,15 +6,19 @@ use std::sync::atomic::Ordering::{Acquire, Release, SeqCst};
 use std::sync::atomic::{AtomicI32, AtomicU8};
 
 use seamlock_kvm::task::RunPage;
-use seamlock_tdx_abi::kvm::{Errno, KVM_VCPU_MMAP_BYTES};
+use seamlock_tdx_abi::kvm::{Errno, KVM_DIRTY_LOG_PAGE_OFFSET, KVM_VCPU_MMAP_BYTES};
 
 use crate::descriptor;
 use crate::errno;
 use crate::signals::close;
 
-/// Three pages of a memfd, mapped for us. The VMM maps the same ones.
+/// Where the dirty ring starts.
+pub const RING_START: usize = KVM_DIRTY_LOG_PAGE_OFFSET * 4096;
+
+/// Pages of a memfd, mapped for us: three, or all up to the end of the dirty ring. The VMM maps the same ones.
 pub struct RunMapping {
     at: *const AtomicU8,
+    bytes: usize,
     /// The memfd, until it is the vCPU's descriptor; then -1.
     fd: AtomicI32,
 }
@@ -35,16 +39,20 @@ impl RunMapping {
     ///
     /// # Errors
     /// EMFILE, ENFILE, ENOMEM.
-    pub fn new() -> Result<RunMapping, Errno> {
+    pub fn new(ring_bytes: u32) -> Result<RunMapping, Errno> {
+        let bytes = match ring_bytes {
+            0 => KVM_VCPU_MMAP_BYTES,
+            ring => RING_START + ring as usize,
+        };
         let fd = descriptor::memfd(c"kvm-vcpu")?;
-        descriptor::resize(fd, KVM_VCPU_MMAP_BYTES as u64)?;
+        descriptor::resize(fd, bytes as u64)?;
         descriptor::seal_size(fd);
         // SAFETY: a new mapping at an address of the kernel's choice.
         let at = unsafe {
             libc::syscall(
                 libc::SYS_mmap,
                 std::ptr::null_mut::<c_void>(),
-                KVM_VCPU_MMAP_BYTES,
+                bytes,
                 libc::PROT_READ | libc::PROT_WRITE,
                 libc::MAP_SHARED,
                 fd,
@@ -58,6 +66,7 @@ impl RunMapping {
         }
         Ok(RunMapping {
             at: at as *const AtomicU8,
+            bytes,
             fd: AtomicI32::new(fd),
         })
     }
@@ -69,8 +78,8 @@ impl RunMapping {
     }
 
     fn byte(&self, offset: usize) -> Option<&AtomicU8> {
-        // SAFETY: the mapping has KVM_VCPU_MMAP_BYTES bytes and lives as long as `self`.
-        (offset < KVM_VCPU_MMAP_BYTES).then(|| unsafe { &*self.at.add(offset) })
+        // SAFETY: the mapping has this many bytes and lives as long as `self`.
+        (offset < self.bytes).then(|| unsafe { &*self.at.add(offset) })
     }
 }
 
@@ -98,7 +107,7 @@ impl Drop for RunMapping {
             close(fd);
         }
         // SAFETY: our own mapping, and nobody else has its address.
-        unsafe { libc::syscall(libc::SYS_munmap, self.at, KVM_VCPU_MMAP_BYTES) };
+        unsafe { libc::syscall(libc::SYS_munmap, self.at, self.bytes) };
     }
 }
 
@@ -108,7 +117,7 @@ mod tests {
 
     #[test]
     fn what_is_beyond_the_mapping_reads_as_zero_and_is_not_written() {
-        let run = RunMapping::new().expect("a memfd");
+        let run = RunMapping::new(0).expect("a memfd");
         run.write(KVM_VCPU_MMAP_BYTES - 2, &[1, 2, 3, 4]);
         let mut out = [9; 4];
         run.read(KVM_VCPU_MMAP_BYTES - 2, &mut out);
@@ -120,7 +129,7 @@ mod tests {
 
     #[test]
     fn the_descriptor_is_taken_once() {
-        let run = RunMapping::new().expect("a memfd");
+        let run = RunMapping::new(0).expect("a memfd");
         let fd = run.take_descriptor().expect("the first time");
         assert_eq!(run.take_descriptor(), None);
         close(fd);

@@ -121,6 +121,7 @@ paths! {
     "KVM_CREATE_VM" => "kvm_main.c kvm_create_vm", [
         Part::Takes(&[lock(&KVM_USAGE_LOCK), read(&CPUS_LOCK), lock(&KVM_LOCK)])];
     "KVM_ENABLE_CAP(KVM_CAP_SPLIT_IRQCHIP)" => "x86.c kvm_vm_ioctl_enable_cap", [VM];
+    "KVM_ENABLE_CAP(KVM_CAP_DIRTY_LOG_RING)" => "kvm_main.c kvm_vm_ioctl_enable_dirty_log_ring", [VM];
     "KVM_CREATE_IRQCHIP" => "x86.c kvm_arch_vm_ioctl", [VM];
     "KVM_CREATE_PIT" => "x86.c kvm_arch_vm_ioctl", [VM];
     "KVM_CREATE_PIT2" => "x86.c kvm_arch_vm_ioctl", [VM];
@@ -129,6 +130,8 @@ paths! {
     "KVM_GET_DIRTY_LOG" => "kvm_main.c kvm_vm_ioctl_get_dirty_log", [
         Part::Takes(&[lock(&SLOTS_LOCK)])];
     "KVM_CLEAR_DIRTY_LOG" => "kvm_main.c kvm_vm_ioctl_clear_dirty_log", [
+        Part::Takes(&[lock(&SLOTS_LOCK)])];
+    "KVM_RESET_DIRTY_RINGS" => "kvm_main.c kvm_vm_ioctl_reset_dirty_pages", [
         Part::Takes(&[lock(&SLOTS_LOCK)])];
     "KVM_SET_NR_MMU_PAGES" => "x86.c kvm_vm_ioctl_set_nr_mmu_pages", [
         Part::Takes(&[lock(&SLOTS_LOCK)])];

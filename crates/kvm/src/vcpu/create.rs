@@ -120,9 +120,10 @@ fn precreate(kvm: &Kvm, id: u32) -> Result<()> {
 
 /// Allocation and `kvm_arch_vcpu_create`, which loads the vCPU once.
 fn build(task: &Task, kvm: &Arc<Kvm>, id: u32) -> Result<VcpuRef> {
-    let run = task.files().run_page();
+    let ring_bytes = kvm.arch.with(|arch| arch.dirty_ring_size);
+    let run = task.files().run_page(ring_bytes);
     let vcpu = kvm.birth.with(|()| {
-        let vcpu = Arc::new(Vcpu::new(kvm, kvm.born.len(), id, run));
+        let vcpu = Arc::new(Vcpu::new(kvm, kvm.born.len(), id, (run, ring_bytes)));
         kvm.born.push(vcpu.clone());
         vcpu
     });

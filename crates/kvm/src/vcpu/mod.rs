@@ -9,6 +9,7 @@
 //! | `mp_state`, `requests`, `mode` | nothing |
 
 mod create;
+mod dirty_ring;
 mod exit;
 mod load;
 pub(crate) mod registers;
@@ -33,6 +34,7 @@ use crate::task::{RunPage, Task};
 use crate::vm::Kvm;
 
 pub(crate) use create::kvm_vm_ioctl_create_vcpu;
+use dirty_ring::DirtyRing;
 pub use load::Loaded;
 pub(crate) use registers::{HypervVcpu, Registers};
 pub use run::IMMEDIATE_EXIT_IS_SET;
@@ -184,10 +186,12 @@ pub struct Vcpu {
     pub(crate) arch: VcpuArch,
     stats: Stats,
     run: Arc<dyn RunPage>,
+    dirty_ring: DirtyRing,
 }
 
 impl Vcpu {
-    fn new(kvm: &Kvm, born_at: usize, id: u32, run: Arc<dyn RunPage>) -> Vcpu {
+    /// A vCPU that shares `run` with user space, with the VM's dirty ring of `ring_bytes` in it.
+    fn new(kvm: &Kvm, born_at: usize, id: u32, (run, ring_bytes): (Arc<dyn RunPage>, u32)) -> Vcpu {
         let (vm, n) = (kvm.number, born_at as u64);
         Vcpu {
             id,
@@ -206,6 +210,7 @@ impl Vcpu {
             arch: VcpuArch::new(vm, n),
             stats: Stats::vcpu(kvm.mm, id),
             run,
+            dirty_ring: DirtyRing::new(ring_bytes),
         }
     }
 

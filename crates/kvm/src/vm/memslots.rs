@@ -9,8 +9,9 @@ use std::sync::{Arc, Weak};
 
 use seamlock_sync::{Action, Name, Private, Shared, announce};
 use seamlock_tdx_abi::Gfn;
-use seamlock_tdx_abi::kvm::KVM_MEM_GUEST_MEMFD;
+use seamlock_tdx_abi::kvm::{KVM_MEM_GUEST_MEMFD, KVM_MEM_LOG_DIRTY_PAGES};
 
+use super::DirtyBitmap;
 use crate::file::File;
 use crate::locks::cells;
 
@@ -55,6 +56,8 @@ pub struct Slot {
     pub gmem_only: bool,
     /// The slot is being deleted or moved (`KVM_MEMSLOT_INVALID`): faults retry.
     pub invalid: bool,
+    /// `dirty_bitmap`: there while the slot is logged, unless the VM has dirty rings.
+    pub(crate) dirty: Option<Arc<DirtyBitmap>>,
     /// The guest_memfd. Taken away when the file is closed before the slot.
     pub(crate) gmem_file: Private<Option<Weak<File>>>,
 }
@@ -76,6 +79,11 @@ impl Slot {
         self.base_gfn + self.npages
     }
 
+    /// `kvm_slot_dirty_track_enabled`.
+    pub fn logs_dirty_pages(&self) -> bool {
+        self.flags & KVM_MEM_LOG_DIRTY_PAGES != 0
+    }
+
     /// Whether the slot was made with a guest_memfd (`kvm_slot_has_gmem`).
     pub fn has_gmem(&self) -> bool {
         self.flags & KVM_MEM_GUEST_MEMFD != 0
@@ -91,6 +99,7 @@ impl Slot {
         let gmem_file = Private::new(self.gmem_file.with(|file| file.clone()));
         Slot {
             invalid: true,
+            dirty: self.dirty.clone(),
             gmem_file,
             ..*self
         }
@@ -203,6 +212,7 @@ mod tests {
             gmem_pgoff: 0,
             gmem_only: false,
             invalid: false,
+            dirty: None,
             gmem_file: Private::default(),
         })
     }

@@ -17,6 +17,7 @@
 mod attributes;
 mod create;
 mod destroy;
+mod dirty_bitmap;
 pub mod eventfds;
 mod memslots;
 mod msr_filter;
@@ -53,6 +54,7 @@ pub use attributes::Attributes;
 pub(crate) use attributes::set_memory_attributes;
 pub use create::create_vm;
 pub use destroy::{Reclaimed, Teardown};
+pub(crate) use dirty_bitmap::DirtyBitmap;
 pub use eventfds::Eventfds;
 pub use memslots::{Change, KVM_USER_MEM_SLOTS, Memslots, Slot};
 pub use msr_filter::{MsrFilter, MsrFilterRange};
@@ -96,6 +98,8 @@ pub struct Arch {
     pub notify_vmexit: u64,
     /// Bus locks exit to user space.
     pub bus_lock_detection: bool,
+    /// Bytes of each vCPU's dirty ring (`kvm->dirty_ring_size`); 0 for none.
+    pub dirty_ring_size: u32,
     /// Quirks that user space does not want.
     pub disabled_quirks: u64,
     /// Where the guest wants the time of its boot.
@@ -233,6 +237,11 @@ impl Kvm {
     /// Whether the VM type has private memory (`kvm_arch_has_private_mem`).
     pub fn has_private_mem(&self) -> bool {
         matches!(self.vm_type, 1 | 4 | 5)
+    }
+
+    /// Bytes of each vCPU's dirty ring; 0 for none.
+    pub fn dirty_ring_size(&self) -> u32 {
+        self.arch.with(|arch| arch.dirty_ring_size)
     }
 
     /// Whether user space does not want a quirk (the opposite of `kvm_check_has_quirk`).
@@ -373,6 +382,7 @@ impl Arch {
             } else {
                 0
             },
+            dirty_ring_size: 0,
             wall_clock: 0,
             msr_filter: None,
             enabled: BTreeMap::new(),

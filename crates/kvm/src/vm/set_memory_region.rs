@@ -9,12 +9,12 @@ use std::sync::Arc;
 use seamlock_sync::Private;
 use seamlock_tdx_abi::PAGE_SIZE;
 use seamlock_tdx_abi::kvm::{
-    Errno, KVM_MEM_GUEST_MEMFD, KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY,
-    KvmUserspaceMemoryRegion2,
+    Errno, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, KVM_DIRTY_LOG_INITIALLY_SET, KVM_MEM_GUEST_MEMFD,
+    KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY, KvmUserspaceMemoryRegion2,
 };
 
-use super::Kvm;
 use super::memslots::{Change, KVM_MEM_MAX_NR_PAGES, KVM_USER_MEM_SLOTS, Slot};
+use super::{DirtyBitmap, Kvm};
 use crate::error::{Result, fail};
 use crate::file::File;
 use crate::gmem;
@@ -172,6 +172,7 @@ fn decide(
         gmem_pgoff: 0,
         gmem_only: false,
         invalid: false,
+        dirty: dirty_bitmap(kvm, mem, old),
         gmem_file: Private::default(),
     };
     let mut file = None;
@@ -189,6 +190,25 @@ fn decide(
             file,
         }),
     )))
+}
+
+/// `kvm_prepare_memory_region`: a slot that was logged keeps its log.
+fn dirty_bitmap(
+    kvm: &Kvm,
+    mem: &KvmUserspaceMemoryRegion2,
+    old: Option<&Arc<Slot>>,
+) -> Option<Arc<DirtyBitmap>> {
+    if mem.flags & KVM_MEM_LOG_DIRTY_PAGES == 0 {
+        return None;
+    }
+    let (ring, manual) = kvm.arch.with(|arch| {
+        let manual = arch.enabled(KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2);
+        (arch.dirty_ring_size, manual.unwrap_or(0))
+    });
+    let pages = mem.memory_size / PAGE_SIZE;
+    let new = || DirtyBitmap::new(pages, manual & KVM_DIRTY_LOG_INITIALLY_SET != 0);
+    let kept = old.and_then(|old| old.dirty.clone());
+    kept.or_else(|| (ring == 0).then(|| new().into()))
 }
 
 fn modification(mem: &KvmUserspaceMemoryRegion2, old: &Slot) -> Result<Option<Change>> {

@@ -11,6 +11,7 @@ use super::hooks;
 use crate::boundary::guarded;
 use crate::machine::{call, with_file};
 use crate::process::process;
+use crate::run_page::RING_START;
 use crate::table::Sort;
 use crate::{errno, real, table};
 
@@ -40,19 +41,36 @@ fn unmapped(at: *mut c_void, len: size_t) {
     }
 }
 
+/// Whether the first or the last page of a mapping is in a vCPU's dirty ring.
+fn touches_ring(fd: c_int, len: size_t, offset: off_t) -> bool {
+    let file = process().file(fd);
+    let Some(Kind::Vcpu(vcpu)) = file.as_ref().map(|file| file.kind()) else {
+        return false;
+    };
+    let first = offset as u64;
+    let last = first.saturating_add(len.saturating_sub(1) as u64);
+    let end = RING_START as u64 + u64::from(vcpu.kvm().dirty_ring_size());
+    [first, last]
+        .iter()
+        .any(|at| (RING_START as u64..end).contains(at))
+}
+
 /// Why a file of ours can't be mapped so.
-fn refusal(sort: Sort, fd: c_int, flags: c_int) -> Option<c_int> {
+fn refusal(
+    sort: Sort,
+    (fd, offset): (c_int, off_t),
+    len: size_t,
+    how: (c_int, c_int),
+) -> Option<c_int> {
+    let (prot, flags) = how;
+    let kind = flags & libc::MAP_TYPE;
+    let shared = matches!(kind, libc::MAP_SHARED | libc::MAP_SHARED_VALIDATE);
     match sort {
         Sort::System | Sort::Vm | Sort::Stats => Some(libc::ENODEV),
-        Sort::Vcpu => None,
+        Sort::Vcpu if shared && prot & libc::PROT_EXEC == 0 => None,
+        Sort::Vcpu => touches_ring(fd, len, offset).then_some(libc::EINVAL),
         Sort::Gmem => match process().file(fd).map(|file| file.kind().clone()) {
-            Some(Kind::Gmem(gmem)) if gmem.flags() != 0 => {
-                let shared = matches!(
-                    flags & libc::MAP_TYPE,
-                    libc::MAP_SHARED | libc::MAP_SHARED_VALIDATE
-                );
-                (!shared).then_some(libc::EINVAL)
-            }
+            Some(Kind::Gmem(gmem)) if gmem.flags() != 0 => (!shared).then_some(libc::EINVAL),
             _ => Some(libc::ENODEV),
         },
     }
@@ -71,7 +89,7 @@ hooks! {
         offset: off_t,
     ) -> *mut c_void {
         let sort = if flags & libc::MAP_ANONYMOUS == 0 { table::sort(fd) } else { None };
-        if let Some(errno) = sort.and_then(|sort| refusal(sort, fd, flags)) {
+        if let Some(errno) = sort.and_then(|sort| refusal(sort, (fd, offset), len, (prot, flags))) {
             errno::set(errno);
             return libc::MAP_FAILED;
         }

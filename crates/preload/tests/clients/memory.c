@@ -136,8 +136,29 @@ static void lives(void) {
   CHECK(tdx(vm, INIT_VM, 0, &init) == 0);
 }
 
+// The dirty ring lies behind the other pages of a vCPU, and is shared and not executed.
+static void rings(void) {
+  int kvm = open("/dev/kvm", O_RDWR), vm = ioctl(kvm, KVM_CREATE_VM, 0);
+  CHECK(enable(vm, KVM_CAP_DIRTY_LOG_RING, 16384) == 0);
+  int vcpu = ioctl(vm, KVM_CREATE_VCPU, 0);
+  CHECK(vcpu >= 0);
+  off_t at = KVM_DIRTY_LOG_PAGE_OFFSET * 4096;
+  int both = PROT_READ | PROT_WRITE;
+  struct kvm_dirty_gfn *ring = mmap(NULL, 16384, both, MAP_SHARED, vcpu, at);
+  CHECK(ring != MAP_FAILED && ring[1023].flags == 0);
+  CHECK(mmap(NULL, 16384, both, MAP_PRIVATE, vcpu, at) == MAP_FAILED && errno == EINVAL);
+  CHECK(mmap(NULL, 4096, PROT_READ | PROT_EXEC, MAP_SHARED, vcpu, at) == MAP_FAILED);
+  CHECK(errno == EINVAL);
+  void *run = mmap(NULL, 12288, both, MAP_PRIVATE, vcpu, 0);
+  CHECK(run != MAP_FAILED && munmap(run, 12288) == 0);
+  ring[0].flags = KVM_DIRTY_GFN_F_RESET;
+  CHECK(ioctl(vm, KVM_RESET_DIRTY_RINGS, 0) == 1 && ring[0].flags == 0);
+  CHECK(munmap(ring, 16384) == 0 && close(vcpu) == 0 && close(vm) == 0 && close(kvm) == 0);
+}
+
 int main(void) {
   faults();
+  rings();
   gmem();
   plain();
   lives();

@@ -12,12 +12,40 @@ pub const KVM_MEM_LOG_DIRTY_PAGES: u32 = 1;
 pub const KVM_MEM_READONLY: u32 = 1 << 1;
 /// The slot has private memory.
 pub const KVM_MEM_GUEST_MEMFD: u32 = 1 << 2;
+/// Page of a vCPU's mapping where its dirty ring starts, on x86.
+pub const KVM_DIRTY_LOG_PAGE_OFFSET: usize = 64;
+/// Most entries of a dirty ring.
+pub const KVM_DIRTY_RING_MAX_ENTRIES: u32 = 65536;
+/// Entries of a dirty ring that are not for pages the guest dirties.
+pub const KVM_DIRTY_RING_RSVD_ENTRIES: u32 = 64;
+/// Flag of an entry of a dirty ring: the page is dirty.
+pub const KVM_DIRTY_GFN_F_DIRTY: u32 = 1;
+/// Flag of an entry of a dirty ring: user space has taken note.
+pub const KVM_DIRTY_GFN_F_RESET: u32 = 1 << 1;
+/// KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2: reading a log clears nothing.
+pub const KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE: u64 = 1;
+/// KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2: a new log says that every page is dirty.
+pub const KVM_DIRTY_LOG_INITIALLY_SET: u64 = 1 << 1;
 /// The range is private.
 pub const KVM_MEMORY_ATTRIBUTE_PRIVATE: u64 = 1 << 3;
 /// The guest_memfd can be mapped.
 pub const GUEST_MEMFD_FLAG_MMAP: u64 = 1;
 /// The guest_memfd starts as shared.
 pub const GUEST_MEMFD_FLAG_INIT_SHARED: u64 = 1 << 1;
+
+/// `struct kvm_dirty_gfn`, 16 bytes.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(C)]
+pub struct KvmDirtyGfn {
+    /// `KVM_DIRTY_GFN_F_*`.
+    pub flags: u32,
+    /// Slot in 15:0, address space in 31:16.
+    pub slot: u32,
+    /// Page of the slot.
+    pub offset: u64,
+}
 
 /// `struct kvm_userspace_memory_region`, 32 bytes.
 #[derive(

@@ -2,7 +2,9 @@
 
 use seamlock_tdx_abi::kvm::*;
 
-use super::{DIRTY_LOG_MANUAL_CAPS, DISABLE_EXITS, HYPERCALL_MASK, MAX_IRQ_ROUTES, QUIRKS};
+use super::{
+    DIRTY_LOG_MANUAL_CAPS, DISABLE_EXITS, HYPERCALL_MASK, MAX_IRQ_ROUTES, MOST_RING_BYTES, QUIRKS,
+};
 use crate::error::{Result, fail};
 use crate::vm::{Irqchip, KVM_MAX_VCPU_IDS, Kvm};
 
@@ -14,6 +16,13 @@ const SITE: &str = "arch/x86/kvm/x86.c:3951 kvm_vm_ioctl_enable_cap";
 /// `kvm_vm_ioctl_enable_cap_generic`.
 pub(in crate::ioctl) fn enable_cap(kvm: &Kvm, cap: &KvmEnableCap) -> Result<()> {
     let arg = cap.args[0];
+    // The only one whose flags nobody looks at.
+    if matches!(
+        cap.cap,
+        KVM_CAP_DIRTY_LOG_RING | KVM_CAP_DIRTY_LOG_RING_ACQ_REL
+    ) {
+        return dirty_log_ring(kvm, arg as u32);
+    }
     if cap.flags != 0 {
         return fail(Errno::EINVAL, SITE, "flags are not zero");
     }
@@ -68,6 +77,30 @@ pub(in crate::ioctl) fn enable_cap(kvm: &Kvm, cap: &KvmEnableCap) -> Result<()> 
             "the capability can't be enabled on this VM",
         ),
     }
+}
+
+/// `kvm_vm_ioctl_enable_dirty_log_ring`.
+fn dirty_log_ring(kvm: &Kvm, bytes: u32) -> Result<()> {
+    const SITE: &str = "virt/kvm/kvm_main.c:4999 kvm_vm_ioctl_enable_dirty_log_ring";
+    /// PML_LOG_NR_ENTRIES, which one exit may bring; a TD's private memory is not logged.
+    const PML: u32 = 512;
+    let reserved = KVM_DIRTY_RING_RSVD_ENTRIES + if kvm.is_td() { 0 } else { PML };
+    let least = (reserved * size_of::<KvmDirtyGfn>() as u32).max(4096);
+    if !bytes.is_power_of_two() || bytes < least {
+        return fail(Errno::EINVAL, SITE, "no power of two, or too small");
+    }
+    if bytes > MOST_RING_BYTES {
+        return fail(Errno::E2BIG, SITE, "more than KVM_DIRTY_RING_MAX_ENTRIES");
+    }
+    if kvm.arch.with(|arch| arch.dirty_ring_size) != 0 {
+        return fail(Errno::EINVAL, SITE, "the VM has dirty rings already");
+    }
+    let _lock = kvm.lock.lock();
+    if kvm.created_vcpus.load() != 0 {
+        return fail(Errno::EINVAL, SITE, "the VM has vCPUs already");
+    }
+    kvm.arch.with(|arch| arch.dirty_ring_size = bytes);
+    Ok(())
 }
 
 fn check_mask(arg: u64, mask: u64) -> Result<()> {

@@ -24,6 +24,8 @@ const MAX_IRQ_ROUTES: u64 = 4096;
 const QUIRKS: u64 = 0xfff;
 /// `KVM_DIRTY_LOG_MANUAL_CAPS`.
 const DIRTY_LOG_MANUAL_CAPS: u64 = 3;
+/// Bytes of the largest dirty ring.
+const MOST_RING_BYTES: u32 = KVM_DIRTY_RING_MAX_ENTRIES * size_of::<KvmDirtyGfn>() as u32;
 /// `KVM_CLOCK_VALID_FLAGS`.
 const CLOCK_FLAGS: i64 = 14;
 /// `KVM_GUESTDBG_VALID_MASK`.
@@ -69,6 +71,7 @@ pub(super) fn check_extension(host: &Host, kvm: Option<&Kvm>, cap: u64) -> i64 {
         KVM_CAP_X2APIC_API => x2apic_flags(arch.map(|a| a.irqchip)),
         KVM_CAP_DISABLE_QUIRKS2 => QUIRKS as i64,
         KVM_CAP_PMU_CAPABILITY => KVM_PMU_CAP_DISABLE as i64,
+        KVM_CAP_DIRTY_LOG_RING | KVM_CAP_DIRTY_LOG_RING_ACQ_REL => MOST_RING_BYTES.into(),
         KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 => DIRTY_LOG_MANUAL_CAPS as i64,
         KVM_CAP_IRQ_ROUTING => MAX_IRQ_ROUTES as i64,
         KVM_CAP_COALESCED_MMIO => KVM_COALESCED_MMIO_PAGE_OFFSET as i64,

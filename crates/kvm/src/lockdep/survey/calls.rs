@@ -112,6 +112,13 @@ fn build(client: &mut Client) -> Td {
     let vm = client.ioctl("KVM_CREATE_VM", client.kvm, KVM_CREATE_VM, KVM_X86_TDX_VM) as i32;
     let name = "KVM_ENABLE_CAP(KVM_CAP_SPLIT_IRQCHIP)";
     client.ioctl_with(name, vm, KVM_ENABLE_CAP, &split_irqchip());
+    let rings = KvmEnableCap {
+        cap: KVM_CAP_DIRTY_LOG_RING,
+        args: [4096, 0, 0, 0],
+        ..KvmEnableCap::new_zeroed()
+    };
+    let name = "KVM_ENABLE_CAP(KVM_CAP_DIRTY_LOG_RING)";
+    client.ioctl_with(name, vm, KVM_ENABLE_CAP, &rings);
     client.tdx(vm, TdxCmdId::KVM_TDX_CAPABILITIES, &capabilities());
     client.tdx(vm, TdxCmdId::KVM_TDX_INIT_VM, &init_vm());
     let args = KvmCreateGuestMemfd {

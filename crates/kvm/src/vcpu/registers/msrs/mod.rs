@@ -135,7 +135,7 @@ impl Vcpu {
 
     /// `do_set_msr`: user space writes an MSR. Whether it may.
     pub(crate) fn set_msr(&self, task: &Task, kvm: &Kvm, msr: u32, value: u64) -> bool {
-        let reaches = guest_page::reach(task, kvm, msr, value);
+        let reaches = guest_page::reach(task, kvm, self, msr, value);
         self.with_msrs(kvm, true, |cx, state| {
             let changes = || self.read_msr(cx, state, msr) != Ok(value);
             if state.has_run && lists::is_immutable(msr) && changes() {
