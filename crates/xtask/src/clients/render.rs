@@ -254,7 +254,9 @@ fn own_tests(text: &mut String, tests: &Selftests) -> Result<()> {
         "`tools/testing/selftests/kvm` of Linux, {} programs: {} pass, {} skip themselves, {} fail. Nearly
 all run code in a virtual machine that is no TD. seamlock has such machines for those who probe them,
 with registers, and without a processor: KVM_RUN of their vCPUs gives ENOSYS, and a test that runs one ends
-there. `seamlock run -v -- TEST` tells which check refused what.\n",
+there. Others ask what no library in the process can answer: the processor below by CPUID (an Intel one,
+MONITOR, AMX), its threads, its huge pages, and the time, which stands still here. What is AMD's is missing as it is
+on Intel's processors. `seamlock run -v -- TEST` tells which check refused what.\n",
         tests.verdicts.len(),
         count(|v| *v == Verdict::Passed),
         count(|v| matches!(v, Verdict::Skipped(_))),

@@ -230,12 +230,20 @@ fn why_failed(text: &str) -> String {
         let line = line.trim_start();
         !line.starts_with("pid=") && !line.starts_with(|c: char| c.is_ascii_digit())
     };
-    let message = lines.find(is_message).unwrap_or_default().trim();
+    let mut errno = None;
+    let mut seen = lines.inspect(|line| {
+        let told = line.trim_start().strip_prefix("pid=");
+        errno = errno.or_else(|| told?.split(" - ").nth(1));
+    });
+    let message = seen.find(is_message).unwrap_or_default().trim();
     match message
         .strip_prefix("(stack trace empty)")
         .unwrap_or(message)
     {
-        "" => place.to_owned(),
+        "" => match errno {
+            Some(errno) => format!("{place}, {errno}"),
+            None => place.to_owned(),
+        },
         message => message.to_owned(),
     }
 }
@@ -252,6 +260,8 @@ mod tests {
         let why = "KVM_GET_SREGS failed, rc: -1 errno: 22 (Invalid argument)";
         assert_eq!(why_failed(failed), why);
         assert_eq!(why_failed("a\nlast words\n"), "last words");
+        let silent = "==== Test Assertion Failure ====\n  a.c:7: !ret\n  pid=1 tid=2 errno=38 - No function\n";
+        assert_eq!(why_failed(silent), "a.c:7: !ret, No function");
         let skipped = "1..0 # SKIP - Requirement not met: kvm_has_cap(KVM_CAP_X)\n";
         assert_eq!(why_skipped(skipped), "kvm_has_cap(KVM_CAP_X)");
         assert_eq!(
