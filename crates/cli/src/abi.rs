@@ -6,7 +6,6 @@ use std::fmt::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Context;
 use clap::Args;
 use seamlock_kvm::ioctl::{ABSENT, OFF_CAPS, TABLE, X86_CAPS};
 use seamlock_kvm::task::Files;
@@ -15,7 +14,7 @@ use seamlock_tdx_abi::kvm::*;
 use seamlock_tdx_module::Platform;
 use zerocopy::{FromZeros, IntoBytes};
 
-use crate::failure::BadInput;
+use crate::output::{self, out};
 
 const SCOPES: &[(Scope, &str)] = &[
     (Scope::SYSTEM, "/dev/kvm"),
@@ -39,15 +38,14 @@ impl Abi {
     pub fn run(self) -> anyhow::Result<ExitCode> {
         let document = Td::build()?.document()?;
         if let Some(path) = &self.render {
-            std::fs::write(path, document).with_context(|| path.display().to_string())?;
+            output::write(path, document)?;
             return Ok(ExitCode::SUCCESS);
         }
         let Some(path) = &self.check else {
-            anstream::print!("{document}");
+            out!("{document}");
             return Ok(ExitCode::SUCCESS);
         };
-        let written = std::fs::read_to_string(path)
-            .map_err(|error| BadInput(format!("{}: {error}", path.display())))?;
+        let written = output::read(path)?;
         if written == document {
             return Ok(ExitCode::SUCCESS);
         }

@@ -8,6 +8,7 @@ use seamlock_kvm::discipline::{self, DISCIPLINES, Discipline};
 use serde::Serialize;
 
 use crate::failure::BadInput;
+use crate::output::outln;
 use crate::style::{DIM, HEAD};
 
 /// List the locking disciplines: kernels, proposals from the mailing list, and mutants.
@@ -66,12 +67,12 @@ impl Disciplines {
         let rows: Vec<Row> = listed.iter().map(|d| row(d, from)).collect();
         if self.json {
             let text = serde_json::to_string_pretty(&rows).context("list")?;
-            anstream::println!("{text}");
+            outln!("{text}");
             return Ok(ExitCode::SUCCESS);
         }
         for (i, row) in rows.iter().enumerate() {
             if i != 0 {
-                anstream::println!();
+                outln!();
             }
             print(row, !named.is_empty());
         }
@@ -116,14 +117,14 @@ fn row(d: &'static Discipline, from: &'static Discipline) -> Row {
 fn print(row: &Row, whole: bool) {
     let (head, dim) = (HEAD.render(), DIM.render());
     let default = if row.default { ", the default" } else { "" };
-    anstream::println!(
+    outln!(
         "{head}{}{} ({}{default}): {}",
         row.name,
         HEAD.render_reset(),
         row.kind,
         row.summary
     );
-    anstream::println!("  {dim}{}{}", row.source, DIM.render_reset());
+    outln!("  {dim}{}{}", row.source, DIM.render_reset());
     let lines: Vec<(&str, &str)> = if whole || row.name == row.from {
         row.axes.iter().map(|a| (a.axis, &*a.value)).collect()
     } else {
@@ -131,6 +132,6 @@ fn print(row: &Row, whole: bool) {
     };
     let width = lines.iter().map(|(axis, _)| axis.len()).max().unwrap_or(0);
     for (axis, value) in lines {
-        anstream::println!("    {axis:width$}  {value}");
+        outln!("    {axis:width$}  {value}");
     }
 }

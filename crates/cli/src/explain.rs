@@ -15,6 +15,7 @@ use std::process::ExitCode;
 use clap::Args;
 
 use crate::failure::BadInput;
+use crate::output::out;
 use topic::Topic;
 
 /// Explain a leaf, a status code, an operand id, an OP_STATE or a secure-EPT state.
@@ -32,7 +33,7 @@ impl Explain {
     pub fn run(self) -> anyhow::Result<ExitCode> {
         let what = self.what.join(" ");
         let text = explain(&what).map_err(BadInput)?;
-        anstream::print!("{text}");
+        out!("{text}");
         Ok(ExitCode::SUCCESS)
     }
 }

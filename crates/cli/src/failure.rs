@@ -25,21 +25,37 @@ pub fn exit_code(done: anyhow::Result<ExitCode>) -> ExitCode {
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             anstream::eprintln!(
-                "{}error{}: {error:#}",
+                "{}error{}: {}",
                 style::BAD.render(),
-                style::BAD.render_reset()
+                style::BAD.render_reset(),
+                on_one_line(&format!("{error:#}"))
             );
-            let bad_input = error.downcast_ref::<BadInput>().is_some();
-            ExitCode::from(if bad_input { 2 } else { 1 })
+            let is_bad_input = error.downcast_ref::<BadInput>().is_some();
+            ExitCode::from(if is_bad_input || is_io(&error) { 2 } else { 1 })
         }
     }
 }
 
+/// What the user gave may have line ends and worse in it.
+fn on_one_line(text: &str) -> String {
+    let shown = |c: char| match c.is_control() {
+        true => c.escape_default().to_string(),
+        false => c.to_string(),
+    };
+    text.chars().map(shown).collect()
+}
+
+fn io_causes(error: &anyhow::Error) -> impl Iterator<Item = &std::io::Error> {
+    let causes = error.chain();
+    causes.filter_map(|cause| cause.downcast_ref::<std::io::Error>())
+}
+
+/// A file, or standard output, can't be read or written.
+fn is_io(error: &anyhow::Error) -> bool {
+    io_causes(error).next().is_some()
+}
+
 /// The reader of our output has seen enough.
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    let io = error
-        .chain()
-        .filter_map(|cause| cause.downcast_ref::<std::io::Error>());
-    io.into_iter()
-        .any(|cause| cause.kind() == std::io::ErrorKind::BrokenPipe)
+    io_causes(error).any(|cause| cause.kind() == std::io::ErrorKind::BrokenPipe)
 }

@@ -14,6 +14,7 @@ mod failure;
 mod launch;
 mod locks;
 mod measure;
+mod output;
 mod progress;
 mod run;
 mod stress;

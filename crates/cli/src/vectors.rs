@@ -10,6 +10,7 @@ use seamlock_tdx_abi::leaf::Leaf;
 use seamlock_vectors::{Options, Position, Progress, Report, replay};
 
 use crate::failure::BadInput;
+use crate::output::outln;
 use crate::progress;
 
 /// Replay recorded SEAMCALL sequences and compare every register and lock word.
@@ -31,8 +32,8 @@ pub struct Vectors {
     #[arg(long, value_name = "N", default_value_t = 10)]
     first: usize,
     /// Threads; all processors if not given.
-    #[arg(long, value_name = "N")]
-    jobs: Option<usize>,
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    jobs: Option<u16>,
     /// Print the report as one JSON object.
     #[arg(long)]
     json: bool,
@@ -53,11 +54,11 @@ impl Vectors {
         bar.0.finish_and_clear();
         if self.json {
             let text = serde_json::to_string_pretty(&report).context("report")?;
-            anstream::println!("{text}");
+            outln!("{text}");
         } else {
-            anstream::println!("{report}");
+            outln!("{report}");
             let (sequences, calls) = (report.sequences().total(), report.calls().total());
-            anstream::println!("{sequences} sequences, {calls} calls in {seconds:.2} s");
+            outln!("{sequences} sequences, {calls} calls in {seconds:.2} s");
         }
         self.verdict(&report)
     }
@@ -74,7 +75,7 @@ impl Vectors {
             options.per_sequence = usize::MAX;
         }
         if let Some(jobs) = self.jobs {
-            options.threads = jobs.max(1);
+            options.threads = jobs.into();
         }
         options
     }

@@ -1,6 +1,8 @@
 //! `seamlock run` as a user runs it.
 
+use std::fs::Permissions;
 use std::io::BufRead;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -100,6 +102,51 @@ fn a_program_that_cannot_wear_the_library_is_refused_in_one_line() {
     assert_eq!(run(&["--", "env", program]).status.code(), Some(3));
 }
 
+/// That a program is refused, in one line that says this.
+fn assert_refused(program: &Path, why: &str) {
+    let program = program.to_str().expect("UTF-8");
+    let refused = run(&["--", program]);
+    assert_eq!(refused.status.code(), Some(2));
+    let said = stderr(&refused);
+    assert!(said.contains(why), "{said}");
+    assert_eq!(said.lines().count(), 1, "{said}");
+}
+
+#[test]
+fn a_32_bit_program_is_refused_in_one_line() {
+    let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join("32-bit");
+    let mut head = b"\x7fELF\x01\x01\x01".to_vec();
+    head.resize(52, 0);
+    std::fs::write(&program, head).expect("writable");
+    std::fs::set_permissions(&program, Permissions::from_mode(0o755)).expect("ours");
+    assert_refused(&program, "is no 64-bit program");
+}
+
+#[test]
+fn a_program_with_more_rights_than_its_caller_is_refused_in_one_line() {
+    let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join("privileged");
+    let real = std::fs::canonicalize("/bin/true").expect("coreutils");
+    for (mode, uid, gid) in [(0o4755, Some(65534), None), (0o2755, None, Some(65534))] {
+        let _ = std::fs::remove_file(&program);
+        std::fs::copy(&real, &program).expect("writable");
+        // Linux takes the bits off when the owner changes.
+        let given = std::os::unix::fs::chown(&program, uid, gid)
+            .and_then(|()| std::fs::set_permissions(&program, Permissions::from_mode(mode)));
+        let there = given.and_then(|()| std::fs::metadata(&program));
+        if !there.is_ok_and(|data| data.mode() & 0o7777 == mode) {
+            println!("skipped: a program of another user needs root to be made");
+            return;
+        }
+        assert_refused(&program, "runs with more rights than its caller");
+    }
+    // Of its own user it is a program like any other.
+    std::os::unix::fs::chown(&program, None, Some(rustix::process::getegid().as_raw()))
+        .and_then(|()| std::fs::set_permissions(&program, Permissions::from_mode(0o2755)))
+        .expect("ours");
+    let program = program.to_str().expect("UTF-8");
+    assert_eq!(run(&["--", program]).status.code(), Some(0));
+}
+
 #[test]
 fn a_command_that_needs_no_kvm_is_said_to_need_none() {
     let output = run(&["--", "true"]);
@@ -113,7 +160,7 @@ fn what_cannot_be_done_is_said_before_anything_runs() {
         (["--inject", "KVM_JUMP=EIO"], "is neither a SEAMCALL"),
         (["--discipline", "v1.0"], "no discipline is called `v1.0`"),
         (["--script", "/no/such/script"], "/no/such/script: "),
-        (["--lps", "0"], "must not be zero"),
+        (["--lps", "0"], "must be 1 to 4096"),
     ] {
         let output = run(&[args[0], args[1], "--", "touch", "/no/such/place"]);
         assert_eq!(output.status.code(), Some(2), "{args:?}");

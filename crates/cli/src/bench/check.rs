@@ -17,6 +17,7 @@ use seamlock_kvm::discipline::by_name;
 use seamlock_races::{COLUMNS, Finding, RACES, check_race};
 use serde::Serialize;
 
+use crate::output::outln;
 use crate::style::{BAD, DIM, GOOD, HEAD};
 
 /// The guard scenario is proved in this time, and each named race refuted.
@@ -78,7 +79,7 @@ impl BenchCheck {
             met,
         };
         if self.json {
-            anstream::println!("{}", serde_json::to_string(&figures)?);
+            outln!("{}", serde_json::to_string(&figures)?);
         } else {
             print(&figures);
             self.others()?;
@@ -181,7 +182,7 @@ impl BenchCheck {
             Some(path) => {
                 Command::new(path).arg(self.seconds.to_string()).status()?;
             }
-            None => anstream::println!(
+            None => outln!(
                 "{}against loom and shuttle: cargo run --release -p seamlock-check-bench{}",
                 DIM.render(),
                 DIM.render_reset()
@@ -197,9 +198,9 @@ fn print(figures: &Figures) {
         format!("{}{sign}{}", look.render(), look.render_reset())
     };
     let (on, off) = (HEAD.render(), HEAD.render_reset());
-    anstream::println!("{on}proved: one execution for each trace, in less than a second{off}");
+    outln!("{on}proved: one execution for each trace, in less than a second{off}");
     for proof in &figures.proofs {
-        anstream::println!(
+        outln!(
             "  {} {:<36} {:>6} traces {:>6} executions {:>9.2} ms {:>8} per second",
             sign(proof.met),
             proof.program,
@@ -209,7 +210,7 @@ fn print(figures: &Figures) {
             proof.per_second,
         );
     }
-    anstream::println!("{on}refuted: every race where it is open, each in less than a second{off}");
+    outln!("{on}refuted: every race where it is open, each in less than a second{off}");
     for race in RACES {
         let mine: Vec<_> = figures
             .refutations
@@ -218,14 +219,14 @@ fn print(figures: &Figures) {
             .collect();
         let slowest = mine.iter().map(|r| r.ms).fold(0.0, f64::max);
         let places: Vec<&str> = mine.iter().map(|r| r.discipline).collect();
-        anstream::println!(
+        outln!(
             "  {} {:<5} in {:<34} slowest {slowest:>7.2} ms",
             sign(mine.iter().all(|r| r.met)),
             race.id,
             places.join(", "),
         );
     }
-    anstream::println!("times are of one thread on a CPU, its counterexample included\n");
+    outln!("times are of one thread on a CPU, its counterexample included\n");
 }
 
 /// How long this thread has been on a CPU.

@@ -17,6 +17,7 @@ use serde::Serialize;
 use self::floor::{Floor, Ground};
 use super::seamcall::Samples;
 use crate::launch::{Firmware, Machine, Request, launch_on};
+use crate::output::outln;
 use crate::style::{BAD, GOOD, HEAD};
 
 /// Guest memory of the launch; it does not matter to the time.
@@ -64,7 +65,7 @@ impl BenchLaunch {
         };
         let figures = measure(&firmware, self.rounds.max(1))?;
         if self.json {
-            anstream::println!("{}", serde_json::to_string_pretty(&figures)?);
+            outln!("{}", serde_json::to_string_pretty(&figures)?);
         } else {
             print(&figures);
         }
@@ -182,7 +183,7 @@ fn print(figures: &Figures) {
         ..
     } = figures;
     let speed = *hashed_bytes as f64 / *bare as f64 * 1e3;
-    anstream::println!(
+    outln!(
         "{HEAD}{firmware}{HEAD:#}, {hashed_bytes} bytes hashed into MRTD; the best of {rounds} rounds"
     );
     row("bare SHA-384", *bare, &format!("{speed:.0} MB/s"));
@@ -222,7 +223,7 @@ fn print(figures: &Figures) {
 }
 
 fn row(what: &str, ns: u64, note: &str) {
-    anstream::println!("  {what:<30} {:>8.3} ms   {note}", ns as f64 / 1e6);
+    outln!("  {what:<30} {:>8.3} ms   {note}", ns as f64 / 1e6);
 }
 
 fn verdict(ratio: f64, target: f64) -> String {

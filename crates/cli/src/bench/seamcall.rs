@@ -16,6 +16,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use crate::output::outln;
 use clap::Args;
 
 /// The leaves of the module, against the hash, the copy and the lock words that they need.
@@ -52,7 +53,7 @@ impl BenchSeamcall {
         }
         let figures = figures::Figures::new(&samples, replays, rounds);
         if self.json {
-            anstream::println!("{}", serde_json::to_string_pretty(&figures)?);
+            outln!("{}", serde_json::to_string_pretty(&figures)?);
         } else {
             figures.print();
         }

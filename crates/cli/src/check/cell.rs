@@ -8,6 +8,7 @@ use seamlock_races::{Checked, Finding, Race, Shrunk};
 use serde::Serialize;
 
 use super::place::{Place, quoted};
+use crate::output::{out, outln};
 use crate::style;
 
 /// What a check came to.
@@ -136,7 +137,7 @@ impl Cell {
             Answer::Proved => style::GOOD,
             _ => style::BAD,
         };
-        anstream::println!(
+        outln!(
             "{:4} {:20} {}{}{}  {} ({} executions, {} ms)",
             self.race,
             self.discipline,
@@ -150,14 +151,14 @@ impl Cell {
             self.ms,
         );
         if let Some(size) = &self.size {
-            anstream::println!("      {size}");
+            outln!("      {size}");
         }
         if let (Some(replay), Some(example)) = (&self.replay, &self.example) {
             match steps {
-                true => anstream::print!("{:#}", Story(example)),
-                false => anstream::print!("{}", Story(example)),
+                true => out!("{:#}", Story(example)),
+                false => out!("{}", Story(example)),
             }
-            anstream::println!("again: seamlock check --replay {}\n", quoted(replay));
+            outln!("again: seamlock check --replay {}\n", quoted(replay));
         }
     }
 
@@ -187,9 +188,9 @@ pub fn table(cells: &[Cell]) {
     }
     let (on, off) = (style::HEAD.render(), style::HEAD.render_reset());
     let head: String = columns.iter().map(|name| format!("{name:<18}")).collect();
-    anstream::println!("{on}{:5} {head}{off}", "race");
+    outln!("{on}{:5} {head}{off}", "race");
     for row in cells.chunks(columns.len().max(1)) {
-        anstream::print!("{:5} ", row[0].race);
+        out!("{:5} ", row[0].race);
         for cell in row {
             let look = match (cell.verdict, cell.as_known) {
                 (_, Some(false)) => style::BAD,
@@ -197,15 +198,15 @@ pub fn table(cells: &[Cell]) {
                 _ => style::DIM,
             };
             let text = cell.short();
-            anstream::print!("{}{text:<18}{}", look.render(), look.render_reset());
+            out!("{}{text:<18}{}", look.render(), look.render_reset());
         }
-        anstream::println!();
+        outln!();
     }
     let differ = cells
         .iter()
         .filter(|cell| cell.as_known == Some(false))
         .count();
-    anstream::println!(
+    outln!(
         "proved N: every trace was run, N of them. !! differs from what is known: {differ} of {}",
         cells.len()
     );

@@ -19,6 +19,7 @@ use seamlock_races::{COLUMNS, Finding, RACES, Race, Setting, Wanted, check_race,
 use self::cell::{Answer, Cell};
 use self::report::Report;
 use crate::failure::BadInput;
+use crate::output::outln;
 use crate::style;
 
 /// Prove or refute locking disciplines by running KVM's and the TDX module's code under every
@@ -108,7 +109,7 @@ impl Check {
             |task| self.cell(task),
             |cell| {
                 if self.json {
-                    anstream::println!("{}", serde_json::to_string(&cell)?);
+                    outln!("{}", serde_json::to_string(&cell)?);
                 }
                 cells.push(cell);
                 Ok(())
@@ -217,8 +218,11 @@ impl Check {
 
 /// The command as it was given, for the report.
 fn command_line() -> String {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    format!("seamlock {}", arguments.join(" "))
+    let arguments = std::env::args_os().skip(1);
+    let text: Vec<_> = arguments
+        .map(|argument| argument.to_string_lossy().into_owned())
+        .collect();
+    format!("seamlock {}", text.join(" "))
 }
 
 /// How many threads this machine runs at once.

@@ -7,6 +7,7 @@ use seamlock_check::{CheckError, Options, Schedule, Story};
 use super::place;
 use super::report::{Finding, Report};
 use crate::failure::BadInput;
+use crate::output::{out, outln};
 use crate::style;
 
 /// Does again what a replay line says: `NAME@DISCIPLINE SCHEDULE`.
@@ -25,7 +26,7 @@ pub fn replay(
     let steps = Options::default().budget.steps;
     let again = seamlock_check::replay(&*ready, &schedule, steps)?;
     let look = |style: anstyle::Style, text: &str| {
-        anstream::println!("{}{text}{}", style.render(), style.render_reset());
+        outln!("{}{text}{}", style.render(), style.render_reset());
     };
     match (&again.diverged, schedule.len()) {
         (Some(diverged), of) => {
@@ -34,8 +35,8 @@ pub fn replay(
                 0 => String::new(),
                 step => format!("the first {step} of {of} operations came as it says; "),
             };
-            anstream::println!("{before}{diverged}");
-            anstream::println!(
+            outln!("{before}{diverged}");
+            outln!(
                 "A schedule is of one state of the code. To look for another: {}",
                 place.command()
             );
@@ -49,12 +50,12 @@ pub fn replay(
         look(style::BAD, &violation.to_string());
     }
     if again.violations.is_empty() {
-        anstream::println!("nothing is wrong in this execution");
+        outln!("nothing is wrong in this execution");
     }
     if let Some(example) = &again.example {
         match every_step {
-            true => anstream::print!("{:#}", Story(example)),
-            false => anstream::print!("{}", Story(example)),
+            true => out!("{:#}", Story(example)),
+            false => out!("{}", Story(example)),
         }
     }
     let finding = |example| Finding {

@@ -14,6 +14,7 @@ use super::place::{self, Place};
 use super::report::Report;
 use super::{Check, jobs};
 use crate::failure::BadInput;
+use crate::output::{out, outln};
 use crate::progress;
 use crate::style;
 
@@ -72,7 +73,7 @@ impl Sweep {
         if check.json {
             for (key, cause) in &matrix.causes {
                 let line = line(discipline, key, cause);
-                anstream::println!("{}", serde_json::to_string(&line)?);
+                outln!("{}", serde_json::to_string(&line)?);
             }
         } else {
             self.print(&matrix, discipline);
@@ -198,20 +199,20 @@ impl Sweep {
 
     fn print(&self, matrix: &Matrix, discipline: &Discipline) {
         table(matrix);
-        anstream::println!();
+        outln!();
         if self.triples || self.total.is_some() {
             companies(matrix);
         }
-        anstream::println!("{}: {}", discipline.name, self.sum(matrix));
+        outln!("{}: {}", discipline.name, self.sum(matrix));
         for (cell, error) in &matrix.failed {
-            anstream::println!("{cell}: {error}");
+            outln!("{cell}: {error}");
         }
         for (n, (key, cause)) in matrix.causes.iter().enumerate() {
             let line = line(discipline, key, cause);
             let (on, off) = (style::BAD.render(), style::BAD.render_reset());
-            anstream::println!("\n{}. {on}{}: {}{off}", n + 1, line.oracle, line.cause);
+            outln!("\n{}. {on}{}: {}{off}", n + 1, line.oracle, line.cause);
             if !line.detail.is_empty() {
-                anstream::println!("   {}", line.detail);
+                outln!("   {}", line.detail);
             }
             let shown = if self.schedules { cause.cells.len() } else { 6 };
             let few = &cause.cells[..cause.cells.len().min(shown)];
@@ -221,14 +222,14 @@ impl Sweep {
             } else {
                 String::new()
             };
-            anstream::println!("   in {}{more}", few.join(", "));
+            outln!("   in {}{more}", few.join(", "));
             if let Some(shrunk) = &cause.shrunk {
-                anstream::println!("   {shrunk}");
+                outln!("   {shrunk}");
             }
             if self.schedules {
-                anstream::print!("{}", Story(&cause.example));
+                out!("{}", Story(&cause.example));
             }
-            anstream::println!("   again: seamlock check --replay '{}'", line.replay);
+            outln!("   again: seamlock check --replay '{}'", line.replay);
         }
     }
 }
@@ -251,7 +252,7 @@ fn companies(matrix: &Matrix) {
         "not run",
     ];
     let heads: String = names.iter().map(|name| format!("{name:>14}")).collect();
-    anstream::println!("{on}{:26}{heads}{off}", "");
+    outln!("{on}{:26}{heads}{off}", "");
     let row = |name: String, tally: &Tally| {
         let Tally {
             proved,
@@ -269,13 +270,13 @@ fn companies(matrix: &Matrix) {
             not_run,
         ];
         let numbers: String = numbers.iter().map(|n| format!("{n:>14}")).collect();
-        anstream::println!("{name:26}{numbers}");
+        outln!("{name:26}{numbers}");
     };
     for (company, tally) in &matrix.by {
         row(company.to_string(), tally);
     }
     row("all".to_owned(), &matrix.all);
-    anstream::println!();
+    outln!();
 }
 
 fn line<'a>(
@@ -300,12 +301,12 @@ fn table(matrix: &Matrix) {
     let used: Vec<usize> = (0..OPERATIONS.len()).filter(|a| meets(*a)).collect();
     let heads: String = used.iter().map(|at| format!("{:>3}", at + 1)).collect();
     let (on, off) = (style::HEAD.render(), style::HEAD.render_reset());
-    anstream::println!("{on}{:19}{heads}{off}", "");
+    outln!("{on}{:19}{heads}{off}", "");
     for &row in &used {
-        anstream::print!("{:>2} {:15} ", row + 1, OPERATIONS[row].name());
+        out!("{:>2} {:15} ", row + 1, OPERATIONS[row].name());
         for &column in &used {
             let Some(letter) = matrix.letter(row, column) else {
-                anstream::print!("   ");
+                out!("   ");
                 continue;
             };
             let look = match letter {
@@ -313,16 +314,14 @@ fn table(matrix: &Matrix) {
                 Letter::NotExhausted => style::HEAD,
                 Letter::Refuted => style::BAD,
             };
-            anstream::print!(
+            out!(
                 "  {}{}{}",
                 look.render(),
                 letter.symbol(),
                 look.render_reset()
             );
         }
-        anstream::println!();
+        outln!();
     }
-    anstream::println!(
-        ". proved  ? not exhausted  X refuted, in the worst state  blank: never together"
-    );
+    outln!(". proved  ? not exhausted  X refuted, in the worst state  blank: never together");
 }

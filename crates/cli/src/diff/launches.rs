@@ -8,6 +8,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::failure::BadInput;
+use crate::output;
 
 /// How the parameter is called that KVM_TDX_INIT_VCPU gives a vCPU: where firmware looks for its hand-off blocks.
 pub(super) const RCX: &str = "RCX of vCPU";
@@ -57,7 +58,7 @@ impl Launch {
     pub(super) fn read(path: &Path, td: usize) -> Result<Launch, BadInput> {
         let file = path.display();
         let bad = |what: String| BadInput(format!("{file}: {what}"));
-        let text = std::fs::read_to_string(path).map_err(|error| bad(error.to_string()))?;
+        let text = output::read(path)?;
         let value: Value = serde_json::from_str(&text).map_err(|error| bad(error.to_string()))?;
         let mut launches = of_run(&value)
             .or_else(|| of_launch(&value))

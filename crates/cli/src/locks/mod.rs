@@ -14,6 +14,7 @@ use seamlock_kvm::discipline::{self, Discipline};
 use seamlock_kvm::lockdep::survey::{Call, Survey};
 
 use crate::failure::BadInput;
+use crate::output::{self, out, outln};
 
 /// Show the order of KVM's locks, and which locks each call takes, as seen on a machine.
 #[derive(Debug, Args)]
@@ -43,7 +44,7 @@ impl Locks {
     pub fn run(self) -> anyhow::Result<ExitCode> {
         if let Some(path) = &self.render {
             let document = markdown::document()?;
-            std::fs::write(path, document).with_context(|| path.display().to_string())?;
+            output::write(path, document)?;
             return Ok(ExitCode::SUCCESS);
         }
         if let Some(path) = &self.check {
@@ -56,12 +57,12 @@ impl Locks {
             .map(|name| find(&survey, name))
             .transpose()?;
         match (call, self.json) {
-            (Some(call), true) => anstream::println!("{}", json::call(&survey, call)?),
-            (Some(call), false) => anstream::print!("{}", text::call(&survey, call)),
-            (None, true) => anstream::println!("{}", json::all(&survey)?),
-            (None, false) if self.dot => anstream::print!("{}", dot::graph(&survey)),
+            (Some(call), true) => outln!("{}", json::call(&survey, call)?),
+            (Some(call), false) => out!("{}", text::call(&survey, call)),
+            (None, true) => outln!("{}", json::all(&survey)?),
+            (None, false) if self.dot => out!("{}", dot::graph(&survey)),
             (None, false) => {
-                anstream::print!("{}", text::all(&survey));
+                out!("{}", text::all(&survey));
                 if !survey.breaches().is_empty() {
                     return Ok(ExitCode::FAILURE);
                 }
@@ -101,8 +102,7 @@ fn similar(known: &str, given: &str) -> bool {
 }
 
 fn check(path: &std::path::Path) -> anyhow::Result<ExitCode> {
-    let written = std::fs::read_to_string(path)
-        .map_err(|error| BadInput(format!("{}: {error}", path.display())))?;
+    let written = output::read(path)?;
     let document = markdown::document()?;
     if written == document {
         return Ok(ExitCode::SUCCESS);

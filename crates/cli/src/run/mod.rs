@@ -7,6 +7,7 @@ mod wearable;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{BufWriter, Write};
+use std::ops::RangeInclusive;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, ExitStatus};
@@ -22,8 +23,14 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 
 use crate::failure::BadInput;
+use crate::output;
 pub use dress::Dress;
 use summary::Shown;
+
+/// More than any machine has.
+const LPS: RangeInclusive<u32> = 1..=4096;
+/// GiB: what 46 bits of a physical address reach, of 52 the ones that are no HKID's.
+const MEMORY: RangeInclusive<u64> = 1..=1 << 16;
 
 /// Run a VMM on a machine with TDX.
 ///
@@ -72,6 +79,11 @@ impl Run {
     /// Runs the command; its exit code is ours.
     pub fn run(&self) -> Result<ExitCode> {
         self.check_command()?;
+        let outputs = [&self.json, &self.trace];
+        outputs
+            .into_iter()
+            .flatten()
+            .try_for_each(|path| output::probe(path))?;
         let dress = Dress::new(&self.settings()?)?;
         let status = self.wear(&dress)?;
         let summary = Summary::of(&read_records(dress.dir())?);
@@ -83,19 +95,21 @@ impl Run {
         }
         if let Some(path) = &self.trace {
             write_trace(&dress, &summary, path)
-                .with_context(|| format!("writing {}", path.display()))?;
+                .map_err(|error| format!("can't write {}: {error:#}", path.display()))
+                .map_err(BadInput)?;
         }
         if let Some(path) = &self.json {
             let json = serde_json::to_vec_pretty(&summary)?;
-            std::fs::write(path, json).with_context(|| format!("writing {}", path.display()))?;
+            output::write(path, json)?;
         }
         Ok(exit_code(status))
     }
 
     fn settings(&self) -> Result<Settings> {
-        if self.lps == 0 || self.machine_memory == 0 {
-            let text = "--lps and --machine-memory must not be zero";
-            return Err(BadInput(text.to_owned()).into());
+        if !LPS.contains(&self.lps) || !MEMORY.contains(&self.machine_memory) {
+            let (lps, memory) = (LPS.end(), MEMORY.end());
+            let text = format!("--lps must be 1 to {lps}, --machine-memory 1 to {memory}");
+            return Err(BadInput(text).into());
         }
         for spec in &self.inject {
             Injection::parse(spec).map_err(BadInput)?;
@@ -171,7 +185,7 @@ impl Run {
 /// A script that can be understood; its path from wherever the VMM may go.
 fn checked_script(path: &Path) -> Result<PathBuf> {
     let fail = |error: &dyn std::fmt::Display| BadInput(format!("{}: {error}", path.display()));
-    let text = std::fs::read_to_string(path).map_err(|error| fail(&error))?;
+    let text = output::read(path)?;
     script::parse(&text).map_err(|error| fail(&error))?;
     Ok(path.canonicalize()?)
 }

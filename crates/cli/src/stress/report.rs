@@ -12,6 +12,7 @@ use super::known::FAULTS;
 use super::ops::OPS;
 use super::round::{Ended, Run};
 use super::tally::Tally;
+use crate::output::{out, outln};
 use crate::style::{BAD, DIM, GOOD, HEAD};
 
 /// All rounds together.
@@ -41,18 +42,18 @@ impl Totals {
 /// Prints a finding.
 pub fn finding(finding: &Finding) {
     let (bad, reset) = (BAD.render(), BAD.render_reset());
-    anstream::print!("{bad}finding{reset} {finding}");
+    out!("{bad}finding{reset} {finding}");
 }
 
 /// Prints the tables and the verdict.
 pub fn text(run: &Run, totals: &Totals, costs: &Costs) {
     calls(totals);
-    anstream::println!();
-    anstream::print!("{costs}");
-    anstream::println!();
+    outln!();
+    out!("{costs}");
+    outln!();
     let findings = run.findings.all();
     let looked = &totals.looked;
-    anstream::println!(
+    outln!(
         "{} calls in {:.1} s, {:.0} a second: {} threads, {} VMs of {} vCPUs, {} rounds, seed {}",
         totals.tally.calls(),
         totals.spent.as_secs_f64(),
@@ -63,7 +64,7 @@ pub fn text(run: &Run, totals: &Totals, costs: &Costs) {
         totals.rounds,
         run.seed,
     );
-    anstream::println!(
+    outln!(
         "checked at the ends of rounds: {} VMs, {} pages in mirror and secure EPT, {} MRTDs against a \
          replay; {} CPUs went offline",
         looked.vms,
@@ -74,7 +75,7 @@ pub fn text(run: &Run, totals: &Totals, costs: &Costs) {
     let met = known(run);
     let style = if findings.is_empty() { GOOD } else { BAD };
     let times: u64 = findings.iter().map(|finding| finding.times).sum();
-    anstream::println!(
+    outln!(
         "{}{}: {} findings{}; known faults of the kernel were met {met} times{}",
         style.render(),
         run.discipline.name,
@@ -106,11 +107,11 @@ fn known(run: &Run) -> u64 {
             }
             None => "not met".to_owned(),
         };
-        anstream::println!("known   {name}: {times}");
+        outln!("known   {name}: {times}");
         all += met.as_ref().map_or(0, |first| first.times);
     }
     if !known.is_empty() {
-        anstream::println!();
+        outln!();
     }
     all
 }
@@ -118,7 +119,7 @@ fn known(run: &Run) -> u64 {
 fn calls(totals: &Totals) {
     let (head, reset) = (HEAD.render(), HEAD.render_reset());
     let (dim, dim_reset) = (DIM.render(), DIM.render_reset());
-    anstream::println!(
+    outln!(
         "{head}{:<30} {:>10} {:>6} {:>12} {:>12}  answers{reset}",
         "call",
         "calls",
@@ -138,7 +139,7 @@ fn calls(totals: &Totals) {
             .take(4)
             .map(|(errno, times)| format!("{errno} {times}"))
             .collect();
-        anstream::println!(
+        outln!(
             "{:<30} {:>10} {:>5}% {:>12} {:>12}  {dim}{}{dim_reset}",
             op.name,
             row.calls,
@@ -190,6 +191,6 @@ pub fn json(run: &Run, totals: &Totals, costs: &Costs) -> anyhow::Result<()> {
         "findings": run.findings.all(),
     });
     let text = serde_json::to_string_pretty(&object).context("report")?;
-    anstream::println!("{text}");
+    outln!("{text}");
     Ok(())
 }

@@ -16,6 +16,7 @@ use seamlock_wear::Settings;
 use serde::Serialize;
 
 use super::seamcall::{Measure, Samples};
+use crate::output::outln;
 use crate::run::Dress;
 use crate::style::{BAD, DIM, GOOD, HEAD};
 
@@ -74,7 +75,7 @@ impl BenchIoctl {
     pub fn run(self) -> anyhow::Result<ExitCode> {
         let rounds = self.rounds.max(1);
         if self.client {
-            println!("{}", serde_json::to_string(&client::measure(rounds)?)?);
+            outln!("{}", serde_json::to_string(&client::measure(rounds)?)?);
             return Ok(ExitCode::SUCCESS);
         }
         let dispatch = dispatch::measure(rounds)?;
@@ -86,7 +87,7 @@ impl BenchIoctl {
         let real = self.child(None).ok();
         let figures = Figures::new(rounds, &dispatch, &worn, real.as_ref());
         if self.json {
-            anstream::println!("{}", serde_json::to_string_pretty(&figures)?);
+            outln!("{}", serde_json::to_string_pretty(&figures)?);
         } else {
             figures.print();
         }
@@ -157,11 +158,11 @@ impl Figures {
     }
 
     fn print(&self) {
-        anstream::println!(
+        outln!(
             "{HEAD}ioctls in nanoseconds, and as a part of getppid{HEAD:#}, best of {} rounds",
             self.rounds
         );
-        anstream::println!(
+        outln!(
             "  {DIM}{:<26} {:>16} {:>16} {:>16} {:>12}{DIM:#}",
             "",
             "dispatcher",
@@ -170,7 +171,7 @@ impl Figures {
             "worn to real"
         );
         for row in self.calls.iter().chain([&self.getppid_ns]) {
-            anstream::println!(
+            outln!(
                 "  {:<26} {} {} {} {:>12}",
                 row.name,
                 shown(row.dispatch_ns, row.dispatch_ratio, true),
@@ -181,12 +182,12 @@ impl Figures {
             );
         }
         if !self.real {
-            anstream::println!("  no /dev/kvm here that could be opened");
+            outln!("  no /dev/kvm here that could be opened");
         }
         if self.met {
-            anstream::println!("{GOOD}no call of ours is slower than a system call{GOOD:#}");
+            outln!("{GOOD}no call of ours is slower than a system call{GOOD:#}");
         } else {
-            anstream::println!("{BAD}calls of ours are slower than a system call{BAD:#}");
+            outln!("{BAD}calls of ours are slower than a system call{BAD:#}");
         }
     }
 }

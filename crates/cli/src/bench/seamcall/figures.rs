@@ -6,6 +6,7 @@ use serde::Serialize;
 use super::bare::{self, Words};
 use super::sequences::Replay;
 use super::{Measure, Samples};
+use crate::output::outln;
 use crate::style::{BAD, DIM, GOOD, HEAD};
 
 /// PAGE.ADD and MR.EXTEND cost at most this much of their hash and copy.
@@ -128,11 +129,11 @@ impl Figures {
     /// Prints a table.
     pub fn print(&self) {
         let rounds = self.rounds;
-        anstream::println!("{HEAD}ns per call{HEAD:#}, medians of {rounds} interleaved rounds");
+        outln!("{HEAD}ns per call{HEAD:#}, medians of {rounds} interleaved rounds");
         if self.debug_build {
-            anstream::println!("{BAD}a debug build: the figures mean nothing{BAD:#}");
+            outln!("{BAD}a debug build: the figures mean nothing{BAD:#}");
         }
-        anstream::println!(
+        outln!(
             "{DIM}{:<36}{:>9}{:>11}{:>8}{:>8}{:>8}{DIM:#}",
             "",
             "ns",
@@ -142,14 +143,14 @@ impl Figures {
             "ratio"
         );
         self.lines.iter().for_each(Line::print);
-        anstream::println!(
+        outln!(
             "\nhash+copy: OpenSSL over the same bytes, and a copy between pages of the module's memory \
              that lie as the\nleaf's do. locks: the words that the leaf takes, by themselves. The ratio \
              is to hash and copy where there\nare any, else to the locks.\n"
         );
         self.lines.iter().for_each(Line::explain);
         for replay in &self.replays {
-            anstream::println!(
+            outln!(
                 "{} recorded sequences ({}) with {} calls: {:.0} sequences/s, {:.0} calls/s",
                 replay.sequences,
                 replay.what,
@@ -199,7 +200,7 @@ impl Line {
             format!("   {style}target {target:.2}{style:#}")
         });
         let ns = self.ns;
-        anstream::println!("{name:<36}{ns:>9.1}{bare:>11}{locks:>8}{rest:>8}{ratio:>8}{verdict}");
+        outln!("{name:<36}{ns:>9.1}{bare:>11}{locks:>8}{rest:>8}{ratio:>8}{verdict}");
     }
 
     /// What a missed target is made of.
@@ -213,13 +214,13 @@ impl Line {
         }
         let (name, ns, rest) = (self.name, self.ns, self.rest_ns);
         let bare = self.bare_ns.unwrap_or(0.0);
-        anstream::println!(
+        outln!(
             "{name}: {ns:.0} ns = {bare:.0} hash and copy + {locks:.0} lock words ({rmw} locked \
              read-modify-writes) + {rest:.0} the rest."
         );
         if let Some(floor) = self.floor {
             let verdict = if floor > target { "above" } else { "within" };
-            anstream::println!(
+            outln!(
                 "  Hash, copy and its own lock words alone are {floor:.2}, which is {verdict} the \
                  target.\n"
             );

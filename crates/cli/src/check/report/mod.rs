@@ -9,14 +9,13 @@ mod trace;
 
 use std::path::Path;
 
-use anyhow::Context as _;
 use seamlock_check::Counterexample;
 use seamlock_races::sweep;
 
 use self::matrix::Matrix;
 use super::cell::Cell;
 use super::place::Place;
-use crate::failure::BadInput;
+use crate::output;
 
 /// Everything that a report shows.
 #[derive(Debug, Default)]
@@ -137,11 +136,9 @@ impl<'a> Report<'a> {
 /// # Errors
 /// When it can't be made.
 pub fn create(path: &Path) -> anyhow::Result<()> {
-    let why = |error| BadInput(format!("can't write {}: {error}", path.display()));
-    std::fs::write(path, "").map_err(why)?;
-    Ok(())
+    Ok(output::write(path, "")?)
 }
 
 fn write(path: &Path, text: &str) -> anyhow::Result<()> {
-    std::fs::write(path, text).with_context(|| format!("can't write {}", path.display()))
+    Ok(output::write(path, text)?)
 }
