@@ -46,7 +46,7 @@ fn strict_makes_findings_of_what_is_known_of_the_kernel() {
     let (out, report) = stress(&["--strict", "--seconds", "60", "--fail-fast"]);
     assert_eq!(out.status.code(), Some(1));
     let found = races(&report);
-    let documented = |race: &&str| ["R11", "R12", "R13", "R14", "F5", "F7"].contains(race);
+    let documented = |race: &&str| ["R11", "R12", "R13", "R14", "F5", "F7", "F8"].contains(race);
     assert!(found.iter().any(documented), "{}", report["findings"]);
 }
 
@@ -75,6 +75,31 @@ fn v6_16_shows_r1_in_seconds() {
     let found = races(&report);
     let of_the_tdr = |race: &&str| race.starts_with("R1") || race.starts_with("R2");
     assert!(found.iter().any(of_the_tdr), "{}", report["findings"]);
+}
+
+/// That a discipline is refuted by this race, as soon as threads meet.
+fn assert_refuted(discipline: &str, race: &str) {
+    // One VM of many vCPUs, so that all threads meet in it.
+    let arguments = [
+        "--discipline",
+        discipline,
+        "--seconds",
+        "600",
+        "--fail-fast",
+    ];
+    let (out, report) = stress(&[&arguments[..], &["--vms", "1", "--vcpus", "16"]].concat());
+    assert_eq!(out.status.code(), Some(1));
+    assert!(races(&report).contains(&race), "{}", report["findings"]);
+}
+
+#[test]
+fn a_guard_that_does_not_look_for_vcpus_in_creation_is_refuted() {
+    assert_refuted("no-in-flight-check", "R3");
+}
+
+#[test]
+fn vp_init_outside_of_mmu_lock_is_refuted() {
+    assert_refuted("no-mmu-lock", "R4");
 }
 
 #[test]

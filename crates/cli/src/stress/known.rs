@@ -1,4 +1,4 @@
-//! Which known race a failed assertion looks like: by the SEAMCALL, and by what was going on.
+//! Which known race a failed assertion is of: by the SEAMCALL, and by who was in its way.
 //!
 //! R1 to R10 are those of `seamlock check --race`. What v7.3 has as well, by its source and by
 //! `seamlock stress`, is in [`FAULTS`]; docs/findings.md (F1 to F8, F10) tells each at length:
@@ -23,16 +23,13 @@
 //! TDX_OPERAND_BUSY and bugs the VM.
 
 use seamlock_kvm::bug::What;
+use seamlock_kvm::discipline::Population;
 use seamlock_kvm::{Bug, Discipline};
 use seamlock_tdx_abi::{Leaf, TdxStatus};
 
-use super::desk::Around;
+use super::words::{Busy, Party};
 
-const LOAD: &str = "KVM_TDX_INIT_MEM_REGION";
-const FINALIZE: &str = "KVM_TDX_FINALIZE_VM";
 const INIT_VCPU: &str = "KVM_TDX_INIT_VCPU";
-const GET_CPUID: &str = "KVM_TDX_GET_CPUID";
-const ANY: &str = "any ioctl";
 const HOLE: &str = "fallocate(PUNCH_HOLE)";
 const POISON: &str = "memory failure";
 
@@ -147,23 +144,51 @@ pub fn asked_for(bug: &Bug) -> Option<&'static str> {
     }
 }
 
-/// The race, as far as can be told: by what goes on now, else by what did since the caller's operation
-/// began. Who waits for a lock goes on as well as who has it, so that of two guesses the one that is
-/// open in the discipline is taken. A race that is not recognised is None, and a finding all the same.
-pub fn race(
-    bug: &Bug,
-    around: &Around,
-    unflushed: Option<&'static str>,
-    discipline: &Discipline,
-) -> Option<&'static str> {
-    let by = |beside| race_beside(bug, around.doing, beside, unflushed);
-    let (now, lately) = (by(&around.beside), by(&around.lately));
-    match (now, lately) {
-        (Some(now), Some(lately)) if !is_open(discipline, now) && is_open(discipline, lately) => {
-            Some(lately)
+/// What is known of a bug beside the bug itself, all of the thread that met it.
+#[derive(Clone, Debug, Default)]
+pub struct Evidence {
+    /// What its last SEAMCALL found busy, and who had it.
+    pub busy: Vec<Busy>,
+    /// Why a vCPU was not flushed that its last SEAMCALL wanted flushed.
+    pub unflushed: Option<&'static str>,
+    /// It left out TDH.MEM.TRACK because the TD was not finalized.
+    pub untracked: bool,
+    /// Its operation.
+    pub doing: &'static str,
+}
+
+/// The race that a bug is of. Not a guess: what a busy word refuses is told by who had the word, and all of
+/// them must be of a known race; of two the one is taken that the discipline does not have. A race that is
+/// not recognised is None, and a finding all the same.
+pub fn race(bug: &Bug, evidence: &Evidence, discipline: &Discipline) -> Option<&'static str> {
+    let (leaf, status) = match &bug.what {
+        What::Condition(what) if what.contains("no VMSA") => return Some("R8"),
+        What::Condition(what) if what.contains("with the HKID assigned") => {
+            return evidence.unflushed;
         }
-        _ => now.or(lately),
+        What::Condition(what) => return what.contains("list corruption").then_some("R5"),
+        What::Seamcall { leaf, status, .. } => (*leaf, *status),
+    };
+    if status.is(TdxStatus::VCPU_ASSOCIATED) {
+        return evidence.unflushed;
     }
+    if leaf == Leaf::MEM_PAGE_REMOVE && status.is(TdxStatus::TLB_TRACKING_NOT_DONE) {
+        return evidence.untracked.then_some("R13");
+    }
+    if status.is(TdxStatus::OP_STATE_INCORRECT) {
+        return (evidence.doing == INIT_VCPU).then_some("R2b");
+    }
+    if !status.is(TdxStatus::OPERAND_BUSY) {
+        return None;
+    }
+    let met = evidence.busy.iter().flat_map(|busy| {
+        let tdr = |holder| busy.is_tdr.then(|| meets(&busy.loser, holder, discipline));
+        busy.holders.iter().map(move |holder| tdr(holder).flatten())
+    });
+    let races: Option<Vec<_>> = met.collect();
+    let races = races?;
+    let news = races.iter().find(|race| !is_open(discipline, race));
+    news.or(races.first()).copied()
 }
 
 /// Whether a discipline has a race, or nothing is claimed of it.
@@ -173,106 +198,177 @@ fn is_open(discipline: &Discipline, race: &str) -> bool {
             .is_some_and(|known| known.expected(discipline.name) != Some(false))
 }
 
-fn race_beside(
-    bug: &Bug,
-    doing: &str,
-    beside: &[&str],
-    unflushed: Option<&'static str>,
-) -> Option<&'static str> {
-    let (leaf, status) = match &bug.what {
-        What::Condition(what) if what.contains("no VMSA") => return Some("R8"),
-        What::Condition(what) if what.contains("with the HKID assigned") => return unflushed,
-        What::Condition(what) => return what.contains("list corruption").then_some("R5"),
-        What::Seamcall { leaf, status, .. } => (*leaf, *status),
+/// The race that two SEAMCALLs make which want one TDR: who found it busy, and who had it.
+fn meets(loser: &Party, holder: &Party, discipline: &Discipline) -> Option<&'static str> {
+    let zaps = |party: &Party| matches!(party.leaf, Leaf::MEM_RANGE_BLOCK | Leaf::MEM_PAGE_REMOVE);
+    let punches = |party: &Party| zaps(party) && [HOLE, POISON].contains(&party.doing);
+    let builds_vcpu = |party: &Party| {
+        let leaves = [Leaf::VP_CREATE, Leaf::VP_ADDCX, Leaf::VP_INIT, Leaf::VP_WR];
+        leaves.contains(&party.leaf)
     };
-    if status.is(TdxStatus::VCPU_ASSOCIATED) {
-        return unflushed;
-    }
-    if leaf == Leaf::MEM_PAGE_REMOVE && status.is(TdxStatus::TLB_TRACKING_NOT_DONE) {
-        return Some("R13");
-    }
-    if !status.is(TdxStatus::OPERAND_BUSY) {
-        return status
-            .is(TdxStatus::OP_STATE_INCORRECT)
-            .then_some("R2b")
-            .filter(|_| doing == INIT_VCPU);
-    }
-    if doing == HOTPLUG || (beside.contains(&HOTPLUG) && leaf != Leaf::VP_FLUSH) {
+    let reads = |party: &Party| matches!(party.leaf, Leaf::VP_RD | Leaf::MNG_RD);
+    let loads = |party: &Party| matches!(party.leaf, Leaf::MEM_PAGE_ADD | Leaf::MR_EXTEND);
+    // Populating without mmu_lock, PAGE.ADD meets what MR.EXTEND does.
+    let extends = |party: &Party| {
+        let premaps = discipline.population == Population::Premap;
+        party.leaf == Leaf::MR_EXTEND || (premaps && party.leaf == Leaf::MEM_PAGE_ADD)
+    };
+    let finalizes = |party: &Party| party.leaf == Leaf::MR_FINALIZE;
+    // Each with a guest_memfd of its own locked.
+    let of_two_files = || match (loser.filemap, holder.filemap) {
+        (Some(one), Some(other)) => one != other,
+        _ => false,
+    };
+    let flushes = |party: &Party| party.leaf == Leaf::VP_FLUSH;
+    if flushes(holder) && holder.doing == HOTPLUG {
         return Some("R12");
     }
-    let with = |name: &str| beside.contains(&name);
-    let hole = |name: &str| name == HOLE || name == POISON;
-    match leaf {
-        Leaf::MR_EXTEND if beside.iter().any(|name| hole(name)) => Some("R14"),
-        Leaf::MEM_RANGE_BLOCK | Leaf::MEM_PAGE_REMOVE
-            if hole(doing) && (with(LOAD) || with(FINALIZE) || with(ANY)) =>
-        {
-            Some("R14")
-        }
-        Leaf::VP_FLUSH if with(LOAD) => Some("R1c"),
-        Leaf::VP_FLUSH if with(FINALIZE) => Some("R2c"),
-        Leaf::VP_FLUSH if with(INIT_VCPU) => Some("R10'"),
-        Leaf::MEM_RANGE_BLOCK | Leaf::MEM_PAGE_REMOVE if with(INIT_VCPU) => match doing {
-            "fallocate(PUNCH_HOLE)" | "memory failure" => Some("R4"),
-            _ => Some("R4'"),
-        },
-        Leaf::VP_CREATE | Leaf::VP_ADDCX | Leaf::VP_WR | Leaf::VP_INIT if with(LOAD) => Some("R1a"),
-        Leaf::VP_CREATE | Leaf::VP_ADDCX | Leaf::VP_WR if with(FINALIZE) => Some("R2a"),
-        Leaf::VP_CREATE | Leaf::VP_ADDCX | Leaf::VP_WR if with(INIT_VCPU) => Some("R10"),
-        Leaf::VP_INIT if with("fallocate(PUNCH_HOLE)") || with("memory failure") => Some("R4"),
-        Leaf::VP_INIT if with(INIT_VCPU) || with(GET_CPUID) => Some("R10"),
-        Leaf::MR_EXTEND if with(INIT_VCPU) => Some("R1a"),
-        Leaf::MR_EXTEND if with(GET_CPUID) => Some("R1b"),
-        _ => None,
-    }
+    let pair = |a: &Party, b: &Party| match () {
+        () if punches(a) && extends(b) => of_two_files().then_some("R14"),
+        () if punches(a) && finalizes(b) => a.filemap.map(|_| "R14"),
+        () if zaps(a) && b.leaf == Leaf::VP_INIT && [HOLE, POISON].contains(&a.doing) => Some("R4"),
+        () if zaps(a) && b.leaf == Leaf::VP_INIT => Some("R4'"),
+        () if builds_vcpu(a) && loads(b) => Some("R1a"),
+        () if reads(a) && loads(b) => Some("R1b"),
+        () if flushes(a) && loads(b) => Some("R1c"),
+        () if builds_vcpu(a) && finalizes(b) => Some("R2a"),
+        () if flushes(a) && finalizes(b) => Some("R2c"),
+        () if flushes(a) && b.leaf == Leaf::VP_INIT => Some("R10'"),
+        () if b.leaf == Leaf::VP_INIT && (builds_vcpu(a) || reads(a)) => Some("R10"),
+        () => None,
+    };
+    pair(loser, holder).or_else(|| pair(holder, loser))
 }
 
 #[cfg(test)]
 mod tests {
     use seamlock_kvm::discipline::by_name;
+    use seamlock_kvm::locks::FILEMAP_LOCK;
+    use seamlock_sync::Name;
+    use seamlock_tdx_module::locks::{PAMT_4K, SEPT_TREE};
 
     use super::*;
 
-    /// What a busy MR.EXTEND is taken for, with INIT_VCPU waiting beside it and this having ended lately.
-    fn busy_extend(discipline: &str, ended: &'static str) -> Option<&'static str> {
-        let bug = Bug {
+    const LOAD: &str = "KVM_TDX_INIT_MEM_REGION";
+    const FINALIZE: &str = "KVM_TDX_FINALIZE_VM";
+
+    fn party(leaf: Leaf, doing: &'static str) -> Party {
+        let seat = 0;
+        let filemap = None;
+        Party {
+            seat,
+            leaf,
+            doing,
+            filemap,
+        }
+    }
+
+    fn with_file(file: u64, leaf: Leaf, doing: &'static str) -> Party {
+        Party {
+            filemap: Some(FILEMAP_LOCK.of(1, file)),
+            ..party(leaf, doing)
+        }
+    }
+
+    fn refused(leaf: Leaf, status: TdxStatus) -> Bug {
+        Bug {
             vm: 1,
-            site: "tdx_gmem_post_populate",
+            site: "tdx.c",
             what: What::Seamcall {
-                leaf: Leaf::MR_EXTEND,
-                status: TdxStatus::OPERAND_BUSY,
+                leaf,
+                status,
                 operands: [0; 3],
             },
             fatal: true,
+        }
+    }
+
+    fn busy_at(
+        word: Name,
+        discipline: &str,
+        loser: Party,
+        holders: &[Party],
+    ) -> Option<&'static str> {
+        let evidence = Evidence {
+            busy: vec![Busy {
+                word,
+                is_tdr: *word.class == PAMT_4K,
+                loser,
+                holders: holders.to_vec(),
+            }],
+            doing: loser.doing,
+            ..Evidence::default()
         };
-        let around = Around {
-            doing: LOAD,
-            beside: vec![INIT_VCPU],
-            lately: vec![INIT_VCPU, ended],
-        };
-        race(
-            &bug,
-            &around,
-            None,
-            by_name(discipline).expect("it is there"),
-        )
+        let bug = refused(loser.leaf, TdxStatus::OPERAND_BUSY);
+        race(&bug, &evidence, by_name(discipline).expect("it is there"))
+    }
+
+    fn busy(discipline: &str, loser: Party, holders: &[Party]) -> Option<&'static str> {
+        busy_at(PAMT_4K.at(0x1000), discipline, loser, holders)
     }
 
     #[test]
-    fn who_waits_for_the_guard_is_not_blamed_for_what_a_cpu_that_went_offline_did() {
-        assert_eq!(busy_extend("v7.3", HOTPLUG), Some("R12"));
-        assert_eq!(busy_extend("v7.3", HOLE), Some("R14"));
+    fn a_busy_tdr_is_told_by_who_had_it() {
+        let extend = with_file(1, Leaf::MR_EXTEND, LOAD);
+        let offline = party(Leaf::VP_FLUSH, HOTPLUG);
+        let moved = party(Leaf::VP_FLUSH, "KVM_RUN");
+        let other_file = with_file(2, Leaf::MEM_RANGE_BLOCK, HOLE);
+        assert_eq!(busy("v7.3", extend, &[offline]), Some("R12"));
+        assert_eq!(busy("v7.3", extend, &[moved]), Some("R1c"));
+        assert_eq!(busy("v7.3", extend, &[other_file]), Some("R14"));
+        assert_eq!(busy("v7.3", other_file, &[extend]), Some("R14"));
+        let init = party(Leaf::VP_INIT, INIT_VCPU);
+        assert_eq!(busy("no-mmu-lock", other_file, &[init]), Some("R4"));
+        assert_eq!(busy("no-mmu-lock", init, &[other_file]), Some("R4"));
     }
 
     #[test]
-    fn a_race_that_the_discipline_has_is_taken_for_what_goes_on_now() {
-        assert_eq!(busy_extend("v6.16", HOTPLUG), Some("R1a"));
+    fn f1_is_of_two_files_each_locked() {
+        let extend = with_file(1, Leaf::MR_EXTEND, LOAD);
+        assert_eq!(
+            busy("v7.3", extend, &[with_file(1, Leaf::MEM_RANGE_BLOCK, HOLE)]),
+            None
+        );
+        assert_eq!(
+            busy("v7.3", extend, &[party(Leaf::MEM_RANGE_BLOCK, HOLE)]),
+            None
+        );
+        let finalize = party(Leaf::MR_FINALIZE, FINALIZE);
+        assert_eq!(
+            busy("v7.3", party(Leaf::MEM_PAGE_REMOVE, HOLE), &[finalize]),
+            None
+        );
+        let punch = with_file(1, Leaf::MEM_PAGE_REMOVE, HOLE);
+        assert_eq!(busy("v7.3", punch, &[finalize]), Some("R14"));
+        let delete = with_file(2, Leaf::MEM_RANGE_BLOCK, "KVM_SET_USER_MEMORY_REGION2");
+        assert_eq!(busy("v7.3", extend, &[delete]), None);
     }
 
     #[test]
-    fn what_nothing_known_explains_stays_a_finding() {
-        assert_eq!(busy_extend("v7.3", "munmap"), Some("R1a"));
-        assert!(!is_open(by_name("v7.3").expect("it is there"), "R1a"));
-        assert_eq!(busy_extend("sealed", HOTPLUG), Some("R1a"));
+    fn company_hides_nobody() {
+        let init = party(Leaf::VP_INIT, INIT_VCPU);
+        let offline = party(Leaf::VP_FLUSH, HOTPLUG);
+        let create = party(Leaf::VP_CREATE, INIT_VCPU);
+        assert_eq!(busy("v7.3", init, &[offline, create]), Some("R10"));
+        let unheard_of = party(Leaf::MNG_VPFLUSHDONE, "close(VM)");
+        assert_eq!(busy("v7.3", init, &[offline, unheard_of]), None);
+    }
+
+    #[test]
+    fn a_known_pair_at_another_word_is_news() {
+        let extend = with_file(1, Leaf::MR_EXTEND, LOAD);
+        let offline = party(Leaf::VP_FLUSH, HOTPLUG);
+        let tree = SEPT_TREE.at(0x1000);
+        assert_eq!(busy_at(tree, "v7.3", extend, &[offline]), None);
+    }
+
+    #[test]
+    fn a_removal_without_track_is_f2_only_where_the_td_was_found_not_finalized() {
+        let bug = refused(Leaf::MEM_PAGE_REMOVE, TdxStatus::TLB_TRACKING_NOT_DONE);
+        let v7_3 = by_name("v7.3").expect("it is there");
+        let mut evidence = Evidence::default();
+        assert_eq!(race(&bug, &evidence, v7_3), None);
+        evidence.untracked = true;
+        assert_eq!(race(&bug, &evidence, v7_3), Some("R13"));
     }
 }

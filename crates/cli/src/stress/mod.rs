@@ -1,6 +1,7 @@
 //! `seamlock stress`: threads make random calls, and then everything that must hold is checked.
 
 mod audit;
+mod blocks;
 mod client;
 mod cost;
 mod deed;
@@ -11,11 +12,14 @@ mod guest;
 mod known;
 mod ledger;
 mod ops;
+mod pace;
 mod replay;
 mod report;
 mod round;
 mod tally;
+mod temper;
 mod watch;
+mod words;
 mod worker;
 mod world;
 

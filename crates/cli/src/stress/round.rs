@@ -1,5 +1,6 @@
 //! One round: a machine, its threads, the hand that signals and moves them, and the audit.
 
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant};
@@ -11,6 +12,7 @@ use seamlock_kvm::lockdep::Lockdep;
 use super::audit::{Looked, audit};
 use super::desk::Desk;
 use super::finding::{Blame, Finding, Findings};
+use super::pace::{HAND, Pace};
 use super::replay::Replayer;
 use super::tally::Tally;
 use super::watch::Watch;
@@ -87,7 +89,8 @@ impl Run {
                 })
                 .collect();
             let mut hand = Hand::new(&world, self.seed_of(number, u64::MAX), self.hotplug);
-            ended.hung = hand.guide(&running);
+            let pace = hand.pace.clone();
+            ended.hung = pace.keep(|| hand.guide(&running));
             ended.offline = hand.offline;
             if ended.hung {
                 hand.tell_who_hangs();
@@ -113,6 +116,7 @@ impl Run {
 struct Hand<'a> {
     world: &'a World,
     rng: fastrand::Rng,
+    pace: Rc<Pace>,
     hotplug: bool,
     /// The CPU that goes offline, and whether it is.
     going: Option<(u32, bool)>,
@@ -124,6 +128,7 @@ impl<'a> Hand<'a> {
         Hand {
             world,
             rng: fastrand::Rng::with_seed(seed),
+            pace: Pace::new(&world.watch, HAND, !seed),
             hotplug,
             going: None,
             offline: 0,
@@ -189,7 +194,10 @@ impl<'a> Hand<'a> {
             Some((cpu, false)) => {
                 let free = world.controls.iter().all(|c| c.on_cpu() != Some(cpu));
                 let desk = &world.watch.desk;
-                if free && desk.offline(|| world.host.offline_cpu(cpu)) {
+                self.pace.begin(HAND);
+                let gone = free && desk.offline(|| world.host.offline_cpu(cpu));
+                self.pace.end();
+                if gone {
                     self.offline += 1;
                     self.going = Some((cpu, true));
                 }

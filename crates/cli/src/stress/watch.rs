@@ -14,17 +14,21 @@ use seamlock_kvm::bug::What;
 use seamlock_kvm::guest::{Entered, Guest, Turn};
 use seamlock_kvm::host::{Inject, Upcoming};
 use seamlock_kvm::lockdep::Breach;
+use seamlock_kvm::locks::cells::{ONLINE_VCPUS, TD_STATE};
 use seamlock_kvm::observer::Seamcall;
+use seamlock_kvm::tdx::TdState;
 use seamlock_kvm::{Bug, Discipline, Observer, Teardown};
-use seamlock_sync::Private;
+use seamlock_sync::{Action, Op, Private, Word};
 use seamlock_tdx_abi::{Leaf, TdxStatus};
 
-use super::desk::{Around, Desk};
+use super::blocks;
+use super::desk::Desk;
 use super::finding::{Blame, Finding, Findings};
 use super::flushes::Flushes;
 use super::guest::Restless;
-use super::known;
+use super::known::{self, Evidence};
 use super::ledger::Ledger;
+use super::words::{Busy, Words, found_busy};
 
 thread_local! {
     /// Pages that this thread has added, in the order of all additions.
@@ -41,9 +45,15 @@ pub fn take_added() -> Vec<u64> {
 pub struct Watch {
     busy: Vec<AtomicBool>,
     stamp: AtomicU64,
+    /// Steps that all threads have taken.
+    pub steps: AtomicU64,
     guest: Restless,
     bugged: Private<BTreeSet<u64>>,
+    /// TDs that are finalized.
+    runnable: Private<BTreeSet<u64>>,
     flushes: Flushes,
+    /// Who has which lock word.
+    pub words: Words,
     /// What entered the TDs.
     pub ledger: Ledger,
     pub desk: Arc<Desk>,
@@ -67,8 +77,11 @@ impl Watch {
         Watch {
             busy: (0..lps).map(|_| AtomicBool::new(false)).collect(),
             stamp: AtomicU64::new(0),
+            steps: AtomicU64::new(0),
             bugged: Private::default(),
+            runnable: Private::default(),
             flushes: Flushes::default(),
+            words: Words::default(),
             ledger: Ledger::default(),
             guest: Restless::new(seed ^ round.rotate_left(17)),
             desk,
@@ -80,12 +93,16 @@ impl Watch {
         }
     }
 
-    /// Whether a fatal bug is no news: the VM had one before, or another VM had, whose pages and HKID
-    /// are lost to the host, and this one is no known race.
-    fn follows_from_another(&self, vm: u64, race: Option<&str>) -> bool {
+    /// Whether a bug is no news: the VM had a fatal one before, or another VM had, whose pages and HKID are
+    /// lost to the host, and this one is of no known race. A lock word that is busy is not of that kind.
+    fn follows_from_another(&self, bug: &Bug, race: Option<&str>) -> bool {
         self.bugged.with(|bugged| {
-            let spoiled = !bugged.is_empty();
-            !bugged.insert(vm) || (spoiled && race.is_none())
+            let spoiled = !bugged.is_empty() && !is_busy(bug);
+            let dead = bugged.contains(&bug.vm);
+            if bug.fatal {
+                bugged.insert(bug.vm);
+            }
+            (dead && (bug.fatal || race.is_none())) || (spoiled && race.is_none())
         })
     }
 
@@ -118,7 +135,28 @@ impl Watch {
         }
     }
 
-    fn tell(&self, bug: &Bug, around: Around, race: Option<&'static str>) {
+    /// Notes what a thread has done to a cell. A vCPU that comes online when its TD is finalized can
+    /// never be initialised.
+    pub fn note_cell(&self, op: &Op) {
+        let (cell, vm) = (op.name.class, op.name.a);
+        if op.action == Action::Store {
+            self.flushes.note_store(op);
+            if *cell == TD_STATE && op.arg == TdState::Runnable.to_word() {
+                self.runnable.with(|runnable| runnable.insert(vm));
+            }
+        } else if *cell == ONLINE_VCPUS && self.runnable.with(|runnable| runnable.contains(&vm)) {
+            let what = "a vCPU was published in a TD that is finalized".to_owned();
+            self.findings.add(Finding {
+                blame: Blame::Discipline,
+                race: Some("R3"),
+                site: "tdx.c:673 tdx_vcpu_create".to_owned(),
+                ..self.finding("vCPUs join a TD that is being built", vm, what)
+            });
+        }
+    }
+
+    fn tell(&self, bug: &Bug, busy: &[Busy], race: Option<&'static str>) {
+        let around = self.desk.around(bug.vm);
         let refused = matches!(&bug.what, What::Seamcall { .. });
         let blame = if refused || race.is_some() {
             Blame::Discipline
@@ -128,6 +166,7 @@ impl Watch {
         self.findings.add(Finding {
             blame,
             race,
+            detail: busy.iter().map(Busy::to_string).collect(),
             site: bug.site.to_owned(),
             doing: around.doing.to_owned(),
             beside: around.beside.into_iter().map(str::to_owned).collect(),
@@ -136,9 +175,14 @@ impl Watch {
     }
 }
 
+fn is_busy(bug: &Bug) -> bool {
+    matches!(&bug.what, What::Seamcall { status, .. } if status.is(TdxStatus::OPERAND_BUSY))
+}
+
 impl Inject for Watch {
     fn status(&self, call: &Upcoming) -> Option<TdxStatus> {
         self.occupy(call.cpu);
+        self.words.begin(call.regs);
         None
     }
 }
@@ -160,25 +204,33 @@ impl Observer for Watch {
         }
         self.flushes.note(call, self.desk.own() == known::HOTPLUG);
         self.ledger.note(call, || self.desk.own());
+        self.words.end(call);
+        blocks::note(call);
         if !call.entered {
             self.leave(call.cpu);
         }
     }
 
     fn bug(&self, bug: &Bug) {
-        let around = self.desk.around(bug.vm);
         if let Some(race) = known::asked_for(bug) {
-            self.tell(bug, around, Some(race));
+            self.tell(bug, &[], Some(race));
             return;
         }
-        let race = known::race(bug, &around, Flushes::why_refused(), self.discipline);
-        if race.is_none() && !bug.fatal && self.is_spoiled() {
+        let evidence = Evidence {
+            busy: if is_busy(bug) {
+                found_busy()
+            } else {
+                Vec::new()
+            },
+            unflushed: Flushes::why_refused(),
+            untracked: blocks::went_untracked(),
+            doing: self.desk.own(),
+        };
+        let race = known::race(bug, &evidence, self.discipline);
+        if self.follows_from_another(bug, race) {
             return;
         }
-        if bug.fatal && self.follows_from_another(bug.vm, race) {
-            return;
-        }
-        self.tell(bug, around, race);
+        self.tell(bug, &evidence.busy, race);
     }
 
     fn lockdep(&self, breach: &Breach) {

@@ -1,17 +1,21 @@
 //! A thread of the run.
 
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
-use seamlock_kvm::{Result, close};
+use seamlock_kvm::file::Kind;
+use seamlock_kvm::{File, Result, close};
 use seamlock_sync::Private;
 use seamlock_tdx_abi::kvm::{Errno, KVM_X86_SEV_ES_VM, KVM_X86_SEV_VM, KVM_X86_TDX_VM};
 
 use super::client::{Client, MM};
 use super::finding::{Blame, Finding};
-use super::ops::{OPS, draw, is_impossible_ebusy};
+use super::ops::{OPS, is_impossible_ebusy};
+use super::pace::Pace;
 use super::tally::Tally;
+use super::temper::Temper;
 use super::world::{Open, Vm, World};
 
 /// One thread.
@@ -20,6 +24,7 @@ pub struct Worker<'a> {
     pub client: Client<'a>,
     pub rng: fastrand::Rng,
     pub tally: Tally,
+    pace: Rc<Pace>,
     seat: usize,
     op: usize,
     slot: usize,
@@ -33,6 +38,7 @@ impl<'a> Worker<'a> {
             world,
             client: Client::new(&world.files, &world.controls[seat], &world.sources),
             rng: fastrand::Rng::with_seed(seed),
+            pace: Pace::new(&world.watch, seat, !seed),
             tally: Tally::default(),
             seat,
             op: 0,
@@ -42,9 +48,12 @@ impl<'a> Worker<'a> {
 
     /// Makes so many calls.
     pub fn work(&mut self, calls: u64) {
-        while self.tally.calls() < calls {
-            self.step();
-        }
+        let pace = self.pace.clone();
+        pace.keep(|| {
+            while self.tally.calls() < calls {
+                self.step();
+            }
+        });
     }
 
     fn step(&mut self) {
@@ -55,10 +64,10 @@ impl<'a> Worker<'a> {
             return;
         };
         vm.age.fetch_add(1, Relaxed);
-        self.op = draw(&mut self.rng, vm.stage());
-        self.world.watch.desk.begin(self.op, vm.kvm.number);
+        self.op = vm.temper.choose(&mut self.rng, vm.stage());
+        self.begin(vm.kvm.number);
         let result = (OPS[self.op].run)(self, &vm);
-        self.world.watch.desk.end();
+        self.end();
         if let Some(Err(error)) = result
             && is_impossible_ebusy(self, &error)
         {
@@ -70,6 +79,16 @@ impl<'a> Worker<'a> {
                 ..watch.finding("no WARN_ON_ONCE", vm.kvm.number, what)
             });
         }
+    }
+
+    fn begin(&self, vm: u64) {
+        self.world.watch.desk.begin(self.op, vm);
+        self.pace.begin(self.op);
+    }
+
+    fn end(&self) {
+        self.pace.end();
+        self.world.watch.desk.end();
     }
 
     /// Signals and migrations, of this thread and of others.
@@ -92,7 +111,7 @@ impl<'a> Worker<'a> {
 
     fn fill_slot(&mut self) {
         self.op = 0;
-        self.world.watch.desk.begin(0, 0);
+        self.begin(0);
         let kvm = self.world.kvm.file.clone();
         let vm_type = match self.world.amd {
             true => [KVM_X86_SEV_VM, KVM_X86_SEV_ES_VM][self.rng.usize(..8).min(1)],
@@ -104,14 +123,15 @@ impl<'a> Worker<'a> {
             made = Some(Open { fd, file });
             Ok(0)
         });
-        self.world.watch.desk.end();
+        self.end();
         if let Err(error) = result
             && error.is(Errno::EMFILE)
         {
             // Another thread has a VM that is being closed.
             std::thread::yield_now();
         }
-        let Some(vm) = made.clone().and_then(Vm::new) else {
+        let temper = Temper::draw(&mut self.rng, self.world.shape.vcpus);
+        let Some(vm) = made.clone().and_then(|open| Vm::new(open, temper)) else {
             return;
         };
         let vm = Arc::new(vm);
@@ -157,6 +177,25 @@ impl<'a> Worker<'a> {
     pub fn any_of(&mut self, all: &Private<Vec<Open>>) -> Option<Open> {
         let choice = self.rng.usize(..);
         all.with(|all| all.get(choice % all.len().max(1)).cloned())
+    }
+
+    /// A vCPU of a VM that the TDX module has, or has not; at times any, of which KVM refuses what it is
+    /// wanted for.
+    pub fn vcpu(&mut self, vm: &Vm, initialised: bool) -> Option<Arc<File>> {
+        let fits = |open: &Open| match open.file.kind() {
+            Kind::Vcpu(vcpu) => vcpu.tdvpr().is_some() == initialised,
+            _ => false,
+        };
+        let open = match self.rng.u32(..8) {
+            0 => self.any_of(&vm.vcpus),
+            _ => {
+                let all = vm.vcpus.with(|vcpus| vcpus.clone());
+                let fit: Vec<_> = all.into_iter().filter(fits).collect();
+                let choice = self.rng.usize(..);
+                fit.get(choice % fit.len().max(1)).cloned()
+            }
+        };
+        open.map(|open| open.file)
     }
 
     /// close(2), as the operation that the thread is at.

@@ -14,6 +14,7 @@ use seamlock_tdx_module::Platform;
 
 use super::client::{MM, source_pages, vm_of};
 use super::replay::Journal;
+use super::temper::Temper;
 use super::watch::Watch;
 
 /// Ranges of guest memory, each in a memslot of its own and at another GiB.
@@ -106,12 +107,17 @@ pub struct Vm {
     /// Calls so far.
     pub age: AtomicU64,
     pub journal: Private<Journal>,
+    /// The guest page that was added last.
+    pub latest_page: AtomicU64,
+    /// What is done to it.
+    pub temper: Temper,
 }
 
 impl Vm {
     /// A VM that was made a moment ago.
-    pub fn new(open: Open) -> Option<Vm> {
+    pub fn new(open: Open, temper: Temper) -> Option<Vm> {
         Some(Vm {
+            temper,
             kvm: vm_of(&open.file)?.clone(),
             open,
             vcpus: Private::default(),
@@ -120,6 +126,7 @@ impl Vm {
             cpuid_entries: AtomicU32::new(0),
             age: AtomicU64::new(0),
             journal: Private::default(),
+            latest_page: AtomicU64::new(0),
         })
     }
 

@@ -1,9 +1,12 @@
 //! Each invariant can fail: something is broken behind KVM's back, and the audit says so.
 
+mod halfway;
+
 use std::time::Instant;
 
 use seamlock_kvm::discipline::V7_3;
-use seamlock_kvm::task::{Fault, UserMemory};
+use seamlock_kvm::mmu::Spte;
+use seamlock_kvm::task::{self, UserMemory};
 use seamlock_kvm::{Task, ioctl};
 use seamlock_tdx_abi::PAGE_SIZE;
 use seamlock_tdx_abi::kvm::KVM_MEMORY_ENCRYPT_OP;
@@ -11,6 +14,7 @@ use seamlock_tdx_abi::kvm::KVM_MEMORY_ENCRYPT_OP;
 use super::*;
 use crate::stress::desk::Desk;
 use crate::stress::finding::Findings;
+use crate::stress::known::Fault;
 use crate::stress::watch::Watch;
 use crate::stress::worker::Worker;
 use crate::stress::world::{Open, Shape, Stage, gpa_of};
@@ -23,10 +27,15 @@ const SHAPE: Shape = Shape {
 };
 
 fn boot() -> World {
+    boot_with(false)
+}
+
+fn boot_with(amd: bool) -> World {
     let desk = Arc::new(Desk::new(SHAPE.threads));
-    let findings = Arc::new(Findings::default());
+    let faults = Fault::of(&V7_3).map(|fault| fault.race.to_owned());
+    let findings = Arc::new(Findings::knowing(faults));
     let watch = Watch::new(SHAPE.lps(), desk, findings, &V7_3, (1, 0), Instant::now());
-    World::boot(SHAPE, &V7_3, None, Arc::new(watch), false).expect("a machine")
+    World::boot(SHAPE, &V7_3, None, Arc::new(watch), amd).expect("a machine")
 }
 
 /// Whether the VM is a TD that is being built, with pages, all calls accounted for.
@@ -235,13 +244,13 @@ struct Watching<'a> {
 }
 
 impl UserMemory for Watching<'_> {
-    fn read(&self, addr: u64, out: &mut [u8]) -> Result<(), Fault> {
+    fn read(&self, addr: u64, out: &mut [u8]) -> Result<(), task::Fault> {
         if addr == self.at {
             (self.then)();
         }
         self.memory.read(addr, out)
     }
-    fn write(&self, addr: u64, bytes: &[u8]) -> Result<(), Fault> {
+    fn write(&self, addr: u64, bytes: &[u8]) -> Result<(), task::Fault> {
         self.memory.write(addr, bytes)
     }
 }
@@ -278,4 +287,36 @@ fn locks_that_are_held_are_told_by_name() {
     for lock in ["kvm->lock", "vcpu->mutex", "kvm->slots_lock"] {
         assert_found(&told, "no lock is held", lock);
     }
+}
+
+#[test]
+fn a_leaf_whose_page_its_guest_memfd_does_not_have_is_told() {
+    let (world, vm) = world_with_a_td();
+    let (gfn, page) = first_leaf(&vm);
+    let root = vm.kvm.mirror().root().expect("a mirror");
+    let elsewhere = Spte::present(Hpa(page ^ PAGE_SIZE));
+    root.for_each_leaf(gfn, gfn + 1, &mut |_, entry| entry.store(elsewhere));
+    drop(vm);
+    let found = findings(&world);
+    assert_found(&found, "a leaf has its page", "its guest_memfd has");
+    assert_found(
+        &found,
+        "mirror equals S-EPT",
+        "1 pages of the mirror are not",
+    );
+}
+
+#[test]
+fn a_leaf_where_the_guest_has_no_private_memory_is_told() {
+    let (world, vm) = world_with_a_td();
+    let (gfn, page) = first_leaf(&vm);
+    // The last entry of its table, far beyond the memslot.
+    let mut table = vm.kvm.mirror().root().expect("a mirror");
+    while let Some(next) = table.child(table.index(gfn)) {
+        table = next;
+    }
+    table.entry(511).store(Spte::present(Hpa(page)));
+    drop(vm);
+    let found = findings(&world);
+    assert_found(&found, "a leaf has its page", "is mapped, and not private");
 }

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
+use seamlock_kvm::Result;
 use seamlock_kvm::discipline::CreateVcpu;
-use seamlock_kvm::{File, Result};
 use seamlock_tdx_abi::kvm::*;
 use zerocopy::{FromZeros, IntoBytes};
 
@@ -17,8 +17,6 @@ type Done = Option<Result<i64>>;
 
 /// Pages of one INIT_MEM_REGION at the most.
 const REGION_PAGES: u64 = 4;
-/// Calls that a VM sees before it is finalized on purpose.
-const YOUTH: u64 = 120;
 
 /// A valid argument of INIT_VM, with an identity of its own.
 fn init_data(rng: &mut fastrand::Rng) -> Vec<u8> {
@@ -58,9 +56,14 @@ pub(super) fn create_vcpu(worker: &mut Worker, vm: &Arc<Vm>) -> Done {
     let ids = match worker.world.amd {
         // An SEV-ES guest moves only to a VM with as many vCPUs.
         true => 2,
-        false => worker.world.shape.vcpus,
+        false => vm.temper.vcpus,
     };
-    let id = worker.rng.u64(..u64::from(ids));
+    let id = worker.rng.u32(..ids);
+    let is_taken = vm.kvm.vcpus().any(|vcpu| vcpu.id == id);
+    if is_taken && worker.rng.u32(..8) != 0 {
+        return None;
+    }
+    let id = u64::from(id);
     let result = worker.timed(|client| client.ioctl(&vm.open.file, KVM_CREATE_VCPU, id));
     if let Ok(fd) = &result {
         adopt(worker, vm, *fd);
@@ -85,12 +88,8 @@ pub(super) fn adopt(worker: &mut Worker, vm: &Arc<Vm>, fd: i64) {
     }
 }
 
-fn vcpu(worker: &mut Worker, vm: &Vm) -> Option<Arc<File>> {
-    worker.any_of(&vm.vcpus).map(|open| open.file)
-}
-
 pub(super) fn set_cpuid(worker: &mut Worker, vm: &Arc<Vm>) -> Done {
-    let file = vcpu(worker, vm)?;
+    let file = worker.vcpu(vm, false)?;
     let x2apic = worker.rng.u32(..16) != 0;
     let bits = match worker.rng.u32(..2048) {
         // Another one bugs the VM (F7).
@@ -101,7 +100,7 @@ pub(super) fn set_cpuid(worker: &mut Worker, vm: &Arc<Vm>) -> Done {
 }
 
 pub(super) fn init_vcpu(worker: &mut Worker, vm: &Arc<Vm>) -> Done {
-    let file = vcpu(worker, vm)?;
+    let file = worker.vcpu(vm, false)?;
     let (id, rcx) = (TdxCmdId::KVM_TDX_INIT_VCPU, worker.rng.u64(..));
     Some(worker.timed(|client| client.tdx(&file, id, 0, rcx)))
 }
@@ -109,7 +108,7 @@ pub(super) fn init_vcpu(worker: &mut Worker, vm: &Arc<Vm>) -> Done {
 /// A leaf that could not be read is left out, and the ioctl succeeds: all answers of a TD must have as
 /// many.
 pub(super) fn get_cpuid(worker: &mut Worker, vm: &Arc<Vm>) -> Done {
-    let file = vcpu(worker, vm)?;
+    let file = worker.vcpu(vm, true)?;
     let mut entries = 0;
     let result = worker.timed(|client| {
         let (result, nent) = client.cpuid(&file);
@@ -141,18 +140,22 @@ pub(super) fn get_cpuid(worker: &mut Worker, vm: &Arc<Vm>) -> Done {
 }
 
 pub(super) fn load(worker: &mut Worker, vm: &Arc<Vm>) -> Done {
-    let file = vcpu(worker, vm)?;
+    let file = worker.vcpu(vm, true)?;
     let first = worker.rng.u64(..GUEST_PAGES);
     let room = WINDOW_PAGES - first % WINDOW_PAGES;
     let pages = worker.rng.u64(1..=REGION_PAGES.min(room));
     let source = worker.rng.u64(..SOURCES - REGION_PAGES);
     let measured = worker.rng.u32(..4) != 0;
     let arg = worker.client.load(gpa_of(first), source, pages, measured);
-    Some(worker.encrypt_op(vm, &file, arg))
+    let result = worker.encrypt_op(vm, &file, arg);
+    if result.is_ok() {
+        vm.latest_page.store(first, Relaxed);
+    }
+    Some(result)
 }
 
 pub(super) fn finalize(worker: &mut Worker, vm: &Arc<Vm>) -> Done {
-    if vm.age.load(Relaxed) < YOUTH && worker.rng.u32(..8) != 0 {
+    if vm.age.load(Relaxed) < vm.temper.youth && worker.rng.u32(..8) != 0 {
         return None;
     }
     let id = TdxCmdId::KVM_TDX_FINALIZE_VM;

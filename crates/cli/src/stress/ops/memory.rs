@@ -1,12 +1,13 @@
 //! Memory: slots, attributes, guest_memfd, and what the host does to it.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use seamlock_kvm::file::Kind;
 use seamlock_kvm::gmem::{FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, Gmem};
 use seamlock_kvm::{Result, fallocate};
-use seamlock_tdx_abi::PAGE_SIZE;
 use seamlock_tdx_abi::kvm::*;
+use seamlock_tdx_abi::{Gfn, PAGE_SIZE};
 
 use crate::stress::client::MM;
 use crate::stress::replay;
@@ -79,15 +80,18 @@ fn plain(worker: &mut Worker) -> KvmUserspaceMemoryRegion2 {
     }
 }
 
-/// Some pages of a window: the first and how many.
-fn range(rng: &mut fastrand::Rng) -> (u64, u64) {
-    let first = rng.u64(..GUEST_PAGES);
+/// Some pages of a window: the first and how many. Of two the one that was added last is the first.
+fn range(rng: &mut fastrand::Rng, vm: &Vm) -> (u64, u64) {
+    let first = match rng.bool() {
+        true => vm.latest_page.load(Relaxed),
+        false => rng.u64(..GUEST_PAGES),
+    };
     let room = WINDOW_PAGES - first % WINDOW_PAGES;
     (first, rng.u64(1..=room.min(4)))
 }
 
 pub(super) fn attributes(worker: &mut Worker, vm: &Arc<Vm>) -> Done {
-    let (first, pages) = range(&mut worker.rng);
+    let (first, pages) = range(&mut worker.rng, vm);
     let (first, pages, private) = match worker.rng.u32(..8) {
         0..4 => (first - first % WINDOW_PAGES, WINDOW_PAGES, true),
         4..6 => (first, pages, true),
@@ -97,10 +101,26 @@ pub(super) fn attributes(worker: &mut Worker, vm: &Arc<Vm>) -> Done {
     Some(worker.timed(|client| client.attributes(&vm.open.file, gpa, size, private)))
 }
 
+/// The guest_memfd behind a guest page, and where in it; else any of the VM's.
+fn behind(worker: &mut Worker, vm: &Vm, page: u64) -> Option<(Open, u64)> {
+    let any = worker.any_of(&vm.gmems)?;
+    let gfn = Gfn(gpa_of(page).0 / PAGE_SIZE);
+    let slot = vm.kvm.memslots().of_gfn(gfn);
+    let there = slot.and_then(|slot| {
+        let file = slot.gmem_file()?;
+        let all = vm.gmems.with(|gmems| gmems.clone());
+        let open = all
+            .into_iter()
+            .find(|open| Arc::ptr_eq(&open.file, &file))?;
+        Some((open, slot.gmem_index(gfn) * PAGE_SIZE))
+    });
+    Some(there.unwrap_or((any, page * PAGE_SIZE)))
+}
+
 fn change(worker: &mut Worker, vm: &Arc<Vm>, mode: i32) -> Done {
-    let gmem = worker.any_of(&vm.gmems)?;
-    let (first, pages) = range(&mut worker.rng);
-    let (at, len) = (first * PAGE_SIZE, pages * PAGE_SIZE);
+    let (first, pages) = range(&mut worker.rng, vm);
+    let (gmem, at) = behind(worker, vm, first)?;
+    let len = pages * PAGE_SIZE;
     Some(worker.timed(|client| {
         let task = client.task(MM);
         // By descriptor: it may be another file by now, which is a VMM's fault and must hurt nobody.
@@ -129,9 +149,9 @@ pub(super) fn memory_failure(worker: &mut Worker, vm: &Arc<Vm>) -> Done {
     if worker.rng.u32(..4) != 0 {
         return None;
     }
-    let open = worker.any_of(&vm.gmems)?;
+    let (page, _) = range(&mut worker.rng, vm);
+    let (open, at) = behind(worker, vm, page)?;
     let gmem = gmem_of(&open)?;
-    let at = worker.rng.u64(..GUEST_PAGES) * PAGE_SIZE;
     if !open.file.get() {
         return None;
     }

@@ -41,6 +41,20 @@ const fn op(name: &'static str, td: [u32; 4], run: Run) -> Op {
 }
 
 impl Op {
+    /// How often it is done in this stage, against the others.
+    pub fn weight(&self, stage: Stage) -> u32 {
+        self.weights[stage as usize]
+    }
+
+    /// The least that it is done in this stage, in quarters: what leads to the next stage is never left out.
+    pub fn least(&self, stage: Stage) -> u32 {
+        let leads_on = match stage {
+            Stage::Empty => self.name == INIT_VM,
+            Stage::Building | Stage::Running | Stage::Dead | Stage::Amd => self.name == CLOSE_VM,
+        };
+        u32::from(leads_on)
+    }
+
     /// The same, done on a machine with an AMD processor, too.
     const fn on_amd(mut self, weight: u32) -> Op {
         self.weights[Stage::Amd as usize] = weight;
@@ -56,7 +70,7 @@ const fn amd(name: &'static str, weight: u32, run: Run) -> Op {
 /// The operations. The first is done where there is no VM.
 pub static OPS: &[Op] = &[
     op("KVM_CREATE_VM", [0, 0, 0, 0], |_, _| None),
-    op("KVM_TDX_INIT_VM", [40, 1, 1, 1], build::init_vm),
+    op(INIT_VM, [40, 1, 1, 1], build::init_vm),
     op("KVM_TDX_CAPABILITIES", [6, 2, 2, 1], build::capabilities),
     op("KVM_CREATE_VCPU", [4, 10, 2, 1], build::create_vcpu).on_amd(16),
     op("KVM_SET_CPUID2", [0, 12, 1, 1], build::set_cpuid).on_amd(2),
@@ -84,24 +98,12 @@ pub static OPS: &[Op] = &[
     amd("MOVE_ENC_CONTEXT_FROM", 24, sev::move_context),
     op("close(guest_memfd)", [0, 1, 1, 1], memory::close_gmem),
     op("close(vCPU)", [0, 1, 1, 1], vm::close_vcpu).on_amd(1),
-    op("close(VM)", [1, 1, 1, 20], vm::retire).on_amd(1),
+    op(CLOSE_VM, [1, 1, 1, 20], vm::retire).on_amd(1),
     op("another process's ioctl", [1, 1, 1, 1], vm::foreign).on_amd(1),
     op("any ioctl", [6, 16, 16, 4], vm::any).on_amd(8),
 ];
 
+const INIT_VM: &str = "KVM_TDX_INIT_VM";
+const CLOSE_VM: &str = "close(VM)";
 const MEMSLOT: &str = "KVM_SET_USER_MEMORY_REGION2";
 const ATTRIBUTES: &str = "KVM_SET_MEMORY_ATTRIBUTES";
-
-/// Draws an operation for a VM in this stage.
-pub fn draw(rng: &mut fastrand::Rng, stage: Stage) -> usize {
-    let stage = stage as usize;
-    let total: u32 = OPS.iter().map(|op| op.weights[stage]).sum();
-    let mut left = rng.u32(..total);
-    for (i, op) in OPS.iter().enumerate() {
-        match left.checked_sub(op.weights[stage]) {
-            Some(rest) => left = rest,
-            None => return i,
-        }
-    }
-    0
-}

@@ -14,8 +14,6 @@ use crate::stress::world::{Open, Stage, Vm};
 
 type Done = Option<Result<i64>>;
 
-/// Calls that a VM sees before it is closed on purpose.
-const LIFE: u64 = 600;
 /// An address where nothing is mapped.
 const UNMAPPED: u64 = 0xdead_0000;
 
@@ -33,7 +31,7 @@ pub(super) fn close_vcpu(worker: &mut Worker, vm: &Arc<Vm>) -> Done {
 
 /// Closes everything of an old or dead VM, in any order, while others still use it.
 pub(super) fn retire(worker: &mut Worker, vm: &Arc<Vm>) -> Done {
-    let old = vm.age.load(Relaxed) > LIFE;
+    let old = vm.age.load(Relaxed) > vm.temper.life;
     if !old && vm.stage() != Stage::Dead && worker.rng.u32(..16) != 0 {
         return None;
     }
