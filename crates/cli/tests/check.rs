@@ -194,6 +194,21 @@ fn what_there_is_not_is_refused_with_what_there_is() {
             "nothing to sweep under seed",
         ),
         (&["--scenario", "R1a", "--report", place], "can't write"),
+        (&["--sweep", "--budget", "0"], "from 1 to"),
+        (&["--sweep", "--budget", "-1"], "from 1 to"),
+        (&["--sweep", "--total", "0"], "from 1 to"),
+        (&["--jobs", "0"], "from 1 to 1024"),
+        (&["--jobs", "99999999999999999999"], "from 1 to 1024"),
+        (&["--budget-executions", "0"], "from 1 to"),
+        (&["--seed", "x"], "a whole number"),
+        (
+            &["--scenario", "R4/init-punch:vcpu1=8,punch=8"],
+            "12870 orders",
+        ),
+        (
+            &["--sweep", "--only", "runnable/run0+run0+run0+run0"],
+            "3 times at most",
+        ),
         (&["--replay", "R1a@v7.3 #0"], "not a replay line"),
         (&["--replay", "R1a/mem-init@nosuch #0"], "v7.3, sealed"),
         (
@@ -254,6 +269,54 @@ fn a_trace_is_chrome_events_that_nest_and_end_with_the_violation() {
     assert!(called("KVM_TDX_FINALIZE_VM") && called("TDH.MR.FINALIZE"));
     let last = events.last().expect("an event");
     assert_eq!(last["cat"], "violation");
+}
+
+#[test]
+fn a_sweep_calls_what_it_finds_as_docs_findings_does() {
+    let sweep = ["--sweep", "--only", "memory-partly/finalize+punch"];
+    let (_, text) = check(&[&sweep[..], &["--json"]].concat());
+    let lines = cells(&text);
+    let all: BTreeSet<&str> = lines.iter().filter_map(|l| l["finding"].as_str()).collect();
+    assert_eq!(all, BTreeSet::from(["F1", "F2"]));
+    let (_, text) = check(&sweep);
+    assert!(
+        text.contains("F2 of docs/findings.md: FINALIZE_VM"),
+        "{text}"
+    );
+    assert!(text.contains(" F1"), "{text}");
+    // Races that it does not describe are not taken for those that it does.
+    let only = ["--sweep", "--only", "vcpus-partly/init-vcpu+finalize"];
+    let old = ["--discipline", "slots", "--json"];
+    let (_, text) = check(&[&only[..], &old].concat());
+    let lines = cells(&text);
+    let all: BTreeSet<&str> = lines.iter().filter_map(|l| l["finding"].as_str()).collect();
+    assert!(
+        !all.is_empty() && all.iter().all(|name| name.starts_with('U')),
+        "{all:?}"
+    );
+}
+
+#[test]
+fn a_sweep_that_is_ended_early_proves_nothing_of_what_it_did_not_run() {
+    let sweep = Command::new(env!("CARGO_BIN_EXE_seamlock"))
+        .args(["check", "--sweep", "--triples", "--discipline", "sealed"])
+        .args(["--jobs", "1"])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .expect("it starts");
+    let interrupt = ["-INT".to_owned(), sweep.id().to_string()];
+    // Whenever it comes, there is one of two ends.
+    std::thread::sleep(std::time::Duration::from_millis(700));
+    let sent = Command::new("kill").args(interrupt).status();
+    assert!(sent.expect("kill").success());
+    let output = sweep.wait_with_output().expect("it ends");
+    let text = String::from_utf8_lossy(&output.stdout);
+    match output.status.code() {
+        Some(3) => assert!(text.contains(" not run;"), "{text}"),
+        None => assert!(text.is_empty(), "before it was ready: {text}"),
+        other => panic!("{other:?}: {text}"),
+    }
 }
 
 #[test]

@@ -355,7 +355,7 @@ fn a_page_of_a_fatal_td_is_not_removed_and_its_tdr_is_lost_though_its_hkid_comes
     let td = Scripted::new(&format!("accept 0\nexit {MAKES_FATAL}"));
     let _: [u8; 0] = td.exit(KVM_EXIT_INTERNAL_ERROR);
     assert!(!td.kvm.is_dead());
-    // tdx.c:1796 tdx_sept_remove_leaf_spte: nobody keeps the page, and the ioctl does not hear of it.
+    // tdx.c:1820 tdx_sept_remove_leaf_spte: nobody keeps the page, and the ioctl does not hear of it.
     assert_eq!(td.vmm.slot(&td.td, 0, 0, 0), Ok(0));
     let bugs = td.kvm.bugs();
     assert!(

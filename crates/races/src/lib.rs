@@ -13,6 +13,7 @@
 pub mod act;
 pub mod catalogue;
 pub mod checked;
+pub mod faults;
 pub mod machine;
 pub mod oracle;
 pub mod ready;
@@ -26,6 +27,7 @@ pub mod words;
 pub use act::Act;
 pub use catalogue::{COLUMNS, RACES, Race, race};
 pub use checked::{Checked, Finding, Wanted, check_race, shrink_scene};
+pub use faults::{FAULTS, Fault};
 pub use scene::{Actor, Counts, Scene};
 pub use setting::{Setting, Size};
 pub use shrink::{Shrunk, shrink};

@@ -126,7 +126,9 @@ impl Act {
                 let (arg, region) = machine.mem_region_arg(gpa);
                 (vcpu(0), arg, region + NR_PAGES)
             }
-            _ => (vm, plain(Id::KVM_TDX_FINALIZE_VM), 0),
+            Act::Finalize | Act::OtherFinalize => (vm, plain(Id::KVM_TDX_FINALIZE_VM), 0),
+            // Not a command: on no descriptor, so that it is noticed.
+            _ => (-1, 0, 0),
         }
     }
 }

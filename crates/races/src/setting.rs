@@ -18,6 +18,20 @@ const PAGES: u64 = 64;
 /// The most operations of one thread.
 const TIMES: u32 = 8;
 
+/// The most serial orders that what threads answer is compared with.
+pub(crate) const MOST_ORDERS: u64 = 5_040;
+
+/// In how many orders operations can come that keep those of each thread in theirs.
+fn orders(times: &[u32]) -> u64 {
+    let (mut orders, mut all) = (1_u64, 0_u64);
+    for nth in times.iter().flat_map(|times| 1..=u64::from(*times)) {
+        all += 1;
+        // A binomial coefficient at each step, so that it divides.
+        orders = orders.saturating_mul(all) / nth;
+    }
+    orders
+}
+
 /// A scene whose numbers can be changed.
 #[derive(Clone, Debug)]
 pub struct Setting {
@@ -149,6 +163,13 @@ impl Setting {
         }
         if size.pages > 0 && size.ready == 0 {
             return Err("without an initialised vCPU no page can be added".to_owned());
+        }
+        if self.counts.compares() && orders(&size.times) > MOST_ORDERS {
+            return Err(format!(
+                "its operations can come in {} orders, one after the other, and {MOST_ORDERS} are \
+                 compared with at most",
+                orders(&size.times)
+            ));
         }
         let setting = self.sized(size);
         let threads = size.times.iter().filter(|times| **times > 0).count();

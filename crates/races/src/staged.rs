@@ -18,11 +18,8 @@ use crate::machine::{Machine, Watchers};
 use crate::oracle::{self, Answers, Outcome};
 use crate::ready::Ready;
 use crate::scene::{Actor, Counts};
-use crate::setting::Setting;
+use crate::setting::{MOST_ORDERS, Setting};
 use crate::words::Words;
-
-/// The most operations whose serial orders are all run.
-const MOST_ORDERS: usize = 5_040;
 
 /// A setting under a discipline, ready to be checked.
 #[derive(Debug)]
@@ -291,8 +288,8 @@ fn orders(threads: &[usize]) -> Option<Vec<Vec<usize>>> {
             let extend = |at| order.iter().copied().chain([at]).collect();
             next.map(extend).collect::<Vec<_>>()
         });
-        orders = longer.take(MOST_ORDERS + 1).collect();
-        if orders.len() > MOST_ORDERS {
+        orders = longer.take(MOST_ORDERS as usize + 1).collect();
+        if orders.len() > MOST_ORDERS as usize {
             return None;
         }
     }

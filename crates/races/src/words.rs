@@ -6,6 +6,7 @@ use std::panic::Location;
 use std::sync::Arc;
 
 use seamlock_check::{Legend, Telling, Told};
+use seamlock_kvm::gmem::FOLIO_LOCK;
 use seamlock_kvm::kernel_function;
 use seamlock_kvm::locks::{IRQS_OFF, cells};
 use seamlock_sync::{Action, Name, Outcome, Private};
@@ -15,6 +16,9 @@ use seamlock_tdx_module::locks::{PAMT_2M, PAMT_4K, SEPT_ENTRY};
 
 /// Bits of a host physical address in a register that may carry more.
 const PAGE_BITS: u64 = 0x000f_ffff_ffff_f000;
+
+/// Bits of the second number of a folio's lock that are its index.
+const FOLIO: u64 = (1 << 40) - 1;
 
 /// From here on the numbers of files are those of guest_memfds.
 const GMEM: u64 = 0x10_0000;
@@ -84,6 +88,9 @@ impl Legend for Words {
         }
         if *name.class == PAMT_2M {
             return Some(format!("PAMT.2M of {:#x}", name.a));
+        }
+        if *name.class == FOLIO_LOCK {
+            return Some(format!("folio {:#x}", name.b & FOLIO));
         }
         if *name.class == IRQS_OFF {
             return Some(format!("irqs off on CPU {}", name.a));

@@ -148,7 +148,7 @@ fn a_counterexample_tells_what_a_state_is_and_where_a_task_goes_on() {
         let told = swept
             .findings
             .iter()
-            .map(|example| Story(example).to_string());
+            .map(|found| Story(&found.example).to_string());
         told.collect::<String>()
     };
     let moved = texts("vcpus-partly/init-vcpu+migrate", "v7.3");

@@ -1,7 +1,9 @@
 //! `seamlock check`: known races against locking disciplines, on the real code.
 
 mod cell;
+mod interrupt;
 mod jobs;
+mod numbers;
 mod place;
 mod replay;
 mod report;
@@ -41,13 +43,26 @@ pub struct Check {
     #[arg(long)]
     all: bool,
     /// The most executions for each scene
-    #[arg(long, value_name = "N", default_value_t = 200_000)]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 200_000,
+        allow_negative_numbers = true
+    )]
+    #[arg(value_parser = numbers::at_least_one)]
     budget_executions: u64,
     /// What random choices are made from
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 1,
+        allow_negative_numbers = true
+    )]
+    #[arg(value_parser = numbers::any)]
     seed: u64,
     /// OS threads that races and disciplines are split over; the answers do not depend on it
-    #[arg(long, value_name = "N", default_value_t = cores())]
+    #[arg(long, value_name = "N", default_value_t = cores(), allow_negative_numbers = true)]
+    #[arg(value_parser = numbers::jobs)]
     jobs: usize,
     /// One line of JSON for each race and discipline
     #[arg(long)]

@@ -60,6 +60,7 @@ pub fn replay(
     }
     let finding = |example| Finding {
         name: place.name.clone(),
+        described: None,
         what: again
             .violations
             .iter()

@@ -6,13 +6,15 @@ use clap::Args;
 use seamlock_check::{CheckError, Story};
 use seamlock_kvm::Discipline;
 use seamlock_races::sweep::{
-    Cause, Cell, Letter, Matrix, OPERATIONS, Operation, STATES, Swept, Tally, cells, spread,
+    Cause, Cell, Key, Letter, Matrix, OPERATIONS, Operation, STATES, Suspects, Swept, Tally, cells,
+    spread,
 };
 use serde::Serialize;
 
+use super::interrupt::Interrupt;
 use super::place::{self, Place};
 use super::report::Report;
-use super::{Check, jobs};
+use super::{Check, jobs, numbers};
 use crate::failure::BadInput;
 use crate::output::{out, outln};
 use crate::progress;
@@ -32,10 +34,12 @@ pub struct Sweep {
     triples: bool,
     /// The most executions for each cell of the sweep
     #[arg(long, value_name = "N", default_value_t = 1000, requires = "sweep")]
+    #[arg(value_parser = numbers::at_least_one, allow_negative_numbers = true)]
     budget: u64,
     /// The most executions of the whole sweep. The cells are then taken at random, from every state and
     /// every company in proportion, and those that it does not come to are counted as not run
     #[arg(long, value_name = "N", requires = "sweep")]
+    #[arg(value_parser = numbers::at_least_one, allow_negative_numbers = true)]
     total: Option<u64>,
     /// Only this state, this state with these operations (STATE/A+B), or cells with this operation
     #[arg(long, value_name = "CELL", requires = "sweep")]
@@ -49,6 +53,9 @@ pub struct Sweep {
 #[derive(Serialize)]
 struct Line<'a> {
     discipline: &'a str,
+    // As in docs/findings.md, or U and a number.
+    finding: String,
+    described: Option<&'static str>,
     oracle: &'a str,
     cause: &'a str,
     cells: &'a [String],
@@ -68,11 +75,12 @@ impl Sweep {
     /// When no TD can be built under the discipline, or the check itself failed.
     pub fn run(&self, check: &Check) -> anyhow::Result<ExitCode> {
         let discipline = place::discipline(check.discipline.as_deref().unwrap_or("v7.3"))?;
-        let mut matrix = self.matrix(check, discipline)?;
-        self.shrink(&mut matrix, discipline, check)?;
+        let suspects = Suspects::of(discipline);
+        let mut matrix = self.matrix(check, &suspects)?;
+        self.shrink(&mut matrix, &suspects, check)?;
         if check.json {
             for (key, cause) in &matrix.causes {
-                let line = line(discipline, key, cause);
+                let line = line(discipline, matrix.name(key), key, cause);
                 outln!("{}", serde_json::to_string(&line)?);
             }
         } else {
@@ -88,14 +96,14 @@ impl Sweep {
     fn shrink(
         &self,
         matrix: &mut Matrix,
-        discipline: &'static Discipline,
+        suspects: &Suspects,
         check: &Check,
     ) -> anyhow::Result<()> {
         let causes = std::mem::take(&mut matrix.causes);
-        let causes: Vec<((String, String), Cause)> = causes.into_iter().collect();
-        let work = |(key, cause): &((String, String), Cause)| {
+        let causes: Vec<(Key, Cause)> = causes.into_iter().collect();
+        let work = |(key, cause): &(Key, Cause)| {
             let mut cause = cause.clone();
-            cause.shrink(discipline, self.budget, check.seed)?;
+            cause.shrink(key, suspects, self.budget, check.seed)?;
             Ok::<_, anyhow::Error>((key.clone(), cause))
         };
         jobs::in_order(&causes, check.jobs, work, |(key, cause)| {
@@ -105,18 +113,21 @@ impl Sweep {
     }
 
     /// Runs the cells. The sum depends neither on the number of threads nor on the clock.
-    fn matrix(&self, check: &Check, discipline: &'static Discipline) -> anyhow::Result<Matrix> {
+    fn matrix(&self, check: &Check, suspects: &Suspects) -> anyhow::Result<Matrix> {
+        let discipline = suspects.discipline();
         let mut cells = self.cells()?;
         if self.total.is_some() {
             spread(&mut cells, check.seed);
         }
+        let interrupt = Interrupt::watch()?;
         let bar = progress::count("sweep", cells.len() as u64);
         let mut matrix = Matrix::default();
         let work = |cell: &Cell| {
-            Ok((
-                cell.clone(),
-                cell.check(discipline, self.budget, check.seed),
-            ))
+            let mut swept = cell.check(discipline, self.budget, check.seed);
+            if let Ok(swept) = &mut swept {
+                suspects.name(cell, &mut swept.findings, self.budget, check.seed);
+            }
+            Ok((cell.clone(), swept))
         };
         let done = |(cell, swept): (Cell, Result<Swept, CheckError>)| {
             match swept {
@@ -128,12 +139,13 @@ impl Sweep {
             }
             bar.inc(1);
             match self.total {
-                Some(total) if matrix.executions >= total => Err(Ended::Spent),
+                Some(total) if matrix.executions >= total => Err(Ended::Early),
+                _ if interrupt.came() => Err(Ended::Early),
                 _ => Ok(()),
             }
         };
         match jobs::in_order(&cells, check.jobs, work, done) {
-            Ok(()) | Err(Ended::Spent) => {}
+            Ok(()) | Err(Ended::Early) => {}
             Err(Ended::Failed(CheckError::Setup(why))) => {
                 let what = format!("there is nothing to sweep under {}: {why}", discipline.name);
                 return Err(BadInput(what).into());
@@ -141,6 +153,9 @@ impl Sweep {
             Err(Ended::Failed(error)) => return Err(error.into()),
         }
         bar.finish_and_clear();
+        if interrupt.came() {
+            anstream::eprintln!("ended early: what follows is of the cells that were run so far");
+        }
         for cell in &cells[matrix.all.run() as usize..] {
             matrix.skip(cell);
         }
@@ -200,17 +215,27 @@ impl Sweep {
     fn print(&self, matrix: &Matrix, discipline: &Discipline) {
         table(matrix);
         outln!();
-        if self.triples || self.total.is_some() {
+        if self.triples || matrix.all.not_run > 0 {
             companies(matrix);
         }
         outln!("{}: {}", discipline.name, self.sum(matrix));
         for (cell, error) in &matrix.failed {
             outln!("{cell}: {error}");
         }
-        for (n, (key, cause)) in matrix.causes.iter().enumerate() {
-            let line = line(discipline, key, cause);
+        let mut told = None;
+        for (key, cause) in &matrix.causes {
+            let line = line(discipline, matrix.name(key), key, cause);
             let (on, off) = (style::BAD.render(), style::BAD.render_reset());
-            outln!("\n{}. {on}{}: {}{off}", n + 1, line.oracle, line.cause);
+            let finding = &line.finding;
+            match line.described {
+                Some(what) if told != key.finding => {
+                    let (head, off) = (style::HEAD.render(), style::HEAD.render_reset());
+                    outln!("\n{head}{finding} of docs/findings.md: {what}{off}");
+                }
+                _ => outln!(),
+            }
+            told = key.finding;
+            outln!("{finding} {on}{}: {}{off}", line.oracle, line.cause);
             if !line.detail.is_empty() {
                 outln!("   {}", line.detail);
             }
@@ -236,7 +261,8 @@ impl Sweep {
 
 /// Why a sweep ends before its last cell.
 enum Ended {
-    Spent,
+    /// The executions are spent, or somebody had enough.
+    Early,
     Failed(CheckError),
 }
 
@@ -281,23 +307,34 @@ fn companies(matrix: &Matrix) {
 
 fn line<'a>(
     discipline: &'a Discipline,
-    (oracle, text): &'a (String, String),
+    finding: String,
+    key: &'a Key,
     cause: &'a Cause,
 ) -> Line<'a> {
     let place = Place::of_cell(&cause.cell, &cause.example, discipline.name);
     Line {
         discipline: discipline.name,
-        oracle,
-        cause: text,
+        finding,
+        described: key.fault().map(|fault| fault.what),
+        oracle: &key.oracle,
+        cause: &key.cause,
         cells: &cause.cells,
         detail: &cause.example.violation.detail,
         replay: format!("{place} {}", cause.example.schedule),
     }
 }
 
+/// What it means that nothing is known of a pair.
+pub fn never(matrix: &Matrix) -> &'static str {
+    match matrix.all.not_run {
+        0 => "never together",
+        _ => "never together, or not run",
+    }
+}
+
 /// Operations down and across; the columns are numbered.
 fn table(matrix: &Matrix) {
-    let meets = |a: usize| (0..OPERATIONS.len()).any(|b| matrix.letter(a, b).is_some());
+    let meets = |a: usize| (0..OPERATIONS.len()).any(|b| matrix.pair(a, b).is_some());
     let used: Vec<usize> = (0..OPERATIONS.len()).filter(|a| meets(*a)).collect();
     let heads: String = used.iter().map(|at| format!("{:>3}", at + 1)).collect();
     let (on, off) = (style::HEAD.render(), style::HEAD.render_reset());
@@ -305,23 +342,35 @@ fn table(matrix: &Matrix) {
     for &row in &used {
         out!("{:>2} {:15} ", row + 1, OPERATIONS[row].name());
         for &column in &used {
-            let Some(letter) = matrix.letter(row, column) else {
-                out!("   ");
-                continue;
-            };
-            let look = match letter {
-                Letter::Proved => style::DIM,
-                Letter::NotExhausted => style::HEAD,
-                Letter::Refuted => style::BAD,
-            };
-            out!(
-                "  {}{}{}",
-                look.render(),
-                letter.symbol(),
-                look.render_reset()
-            );
+            spot(matrix, row, column);
         }
         outln!();
     }
-    outln!(". proved  ? not exhausted  X refuted, in the worst state  blank: never together");
+    outln!(
+        ". proved  ? not exhausted  F refuted, in the worst state: as in docs/findings.md, or U if it is \
+         not described there  blank: {}",
+        never(matrix)
+    );
+}
+
+fn spot(matrix: &Matrix, row: usize, column: usize) {
+    let Some(pair) = matrix.pair(row, column) else {
+        out!("   ");
+        return;
+    };
+    let letter = pair.letter();
+    let look = match letter {
+        Letter::Proved => style::DIM,
+        Letter::NotExhausted => style::HEAD,
+        Letter::Refuted => style::BAD,
+    };
+    let of_both = pair.causes.iter().min_by_key(|key| {
+        let solo = matrix.causes.get(key).is_some_and(Cause::is_solo);
+        (solo, *key)
+    });
+    let sign = match (letter, of_both) {
+        (Letter::Refuted, Some(key)) => matrix.name(key),
+        _ => letter.symbol().to_string(),
+    };
+    out!("{}{sign:>3}{}", look.render(), look.render_reset());
 }

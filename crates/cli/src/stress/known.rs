@@ -1,7 +1,7 @@
 //! Which known race a failed assertion is of: by the SEAMCALL, and by who was in its way.
 //!
 //! R1 to R10 are those of `seamlock check --race`. What v7.3 has as well, by its source and by
-//! `seamlock stress`, is in [`FAULTS`]; docs/findings.md (F1 to F8, F10) tells each at length:
+//! `seamlock stress`, is in [`NAMES`]; docs/findings.md (F1 to F8, F10) tells each at length:
 //!
 //! R11. The thread of KVM_TDX_INIT_VCPU is moved to another CPU after TDH.VP.INIT, which associates the
 //! vCPU with the CPU, and before `tdx->state` becomes INITIALIZED. `tdx_flush_vp` skips TDH.VP.FLUSH
@@ -25,6 +25,7 @@
 use seamlock_kvm::bug::What;
 use seamlock_kvm::discipline::Population;
 use seamlock_kvm::{Bug, Discipline};
+use seamlock_races::{FAULTS, Fault};
 use seamlock_tdx_abi::{Leaf, TdxStatus};
 
 use super::words::{Busy, Party};
@@ -36,91 +37,33 @@ const POISON: &str = "memory failure";
 /// What the hand that takes CPUs offline is at.
 pub const HOTPLUG: &str = "CPU offline";
 
-/// A fault that kernels have, as docs/findings.md describes it.
-pub struct Fault {
-    /// What this command calls it.
-    pub race: &'static str,
-    /// What docs/findings.md calls it.
-    pub finding: &'static str,
-    /// In a few words.
-    pub what: &'static str,
-    open: fn(&Discipline) -> bool,
-}
-
-impl Fault {
-    const fn new(
-        race: &'static str,
-        finding: &'static str,
-        what: &'static str,
-        open: fn(&Discipline) -> bool,
-    ) -> Fault {
-        Fault {
-            race,
-            finding,
-            what,
-            open,
-        }
-    }
-
-    /// Those that a discipline has, as nothing in it closes them.
-    pub fn of(discipline: &Discipline) -> impl Iterator<Item = &'static Fault> {
-        FAULTS.iter().filter(move |fault| (fault.open)(discipline))
-    }
-}
-
-/// The faults. No kernel closes any of them; `sealed` closes all.
-pub static FAULTS: &[Fault] = &[
-    Fault::new(
-        "R14",
-        "F1",
-        "pages are zapped while MR.FINALIZE or MR.EXTEND has the TDR",
-        |d| !(d.finalize_under_mmu_lock && d.seal.extend_under_mmu_lock),
-    ),
-    Fault::new(
-        "R13",
-        "F2",
-        "FINALIZE_VM between BLOCK and REMOVE: no TRACK was made",
-        |d| !d.finalize_under_mmu_lock,
-    ),
-    Fault::new(
-        "R11",
-        "F3",
-        "a task that is moved in INIT_VCPU leaves its vCPU associated",
-        |d| !d.initialized_by_vp_init,
-    ),
-    Fault::new(
-        "R12",
-        "F4",
-        "a CPU that goes offline flushes vCPUs without any lock of the VM",
-        |d| !d.seal.cpus_stay_online,
-    ),
-    Fault::new(
-        "F5",
-        "F5",
-        "FINALIZE_VM without a vCPU is a KVM_BUG_ON",
-        |d| !d.seal.finalize_wants_a_vcpu,
-    ),
-    Fault::new(
-        "F7",
-        "F7",
-        "a vCPU's CPUID with another address width than the TD's is a KVM_BUG_ON",
-        |d| !d.seal.levels_of_the_td,
-    ),
-    Fault::new(
-        "F8",
-        "F8",
-        "an NMI for a vCPU that has shut down is a KVM_BUG_ON",
-        |d| !d.seal.late_nmi_is_dropped,
-    ),
-    Fault::new(
-        "F10",
-        "F10",
-        "pre-faulting on a vCPU that INIT_VCPU never saw is a KVM_BUG_ON",
-        |d| !d.seal.prefault_wants_init,
-    ),
+/// What this command calls the faults that it meets, and their numbers in docs/findings.md.
+pub static NAMES: &[(&str, u32)] = &[
+    ("R14", 1),
+    ("R13", 2),
+    ("R11", 3),
+    ("R12", 4),
+    ("F5", 5),
+    ("F7", 7),
+    ("F8", 8),
+    ("F10", 10),
 ];
 
-/// What one thread alone gets by asking for it, F5, F7, F8 or F10. KVM_TDX_FINALIZE_VM does not look whether any
+/// The names of those that a discipline has.
+pub fn of(discipline: &Discipline) -> impl Iterator<Item = &'static str> {
+    let name = |fault: &Fault| NAMES.iter().find(|(_, number)| *number == fault.number);
+    Fault::of(discipline)
+        .filter_map(name)
+        .map(|(race, _)| *race)
+}
+
+/// The fault of this name.
+pub fn fault(race: &str) -> Option<&'static Fault> {
+    let (_, number) = NAMES.iter().find(|(name, _)| *name == race)?;
+    FAULTS.iter().find(|fault| fault.number == *number)
+}
+
+/// What one thread alone gets by asking for it, F5, F7 or F8. KVM_TDX_FINALIZE_VM does not look whether any
 /// vCPU was initialised, and the module's TDX_NO_VCPUS is a TDX_BUG_ON there (v7.3 tdx.c:2912).
 /// KVM_SET_CPUID2 may give a vCPU another width of guest addresses than the TD has, which
 /// `tdx_load_mmu_pgd` asserts (v7.3 tdx.c:1637). A guest that shuts down disables its vCPU, and
@@ -193,7 +136,7 @@ pub fn race(bug: &Bug, evidence: &Evidence, discipline: &Discipline) -> Option<&
 
 /// Whether a discipline has a race, or nothing is claimed of it.
 fn is_open(discipline: &Discipline, race: &str) -> bool {
-    Fault::of(discipline).any(|fault| fault.race == race)
+    of(discipline).any(|name| name == race)
         || seamlock_races::race(race)
             .is_some_and(|known| known.expected(discipline.name) != Some(false))
 }

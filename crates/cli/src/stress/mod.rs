@@ -150,9 +150,11 @@ impl Stress {
 
     /// What is no finding: the kernel's faults that docs/findings.md describes, and what is allowed.
     fn known(&self, discipline: &Discipline) -> Vec<String> {
-        let faults = known::Fault::of(discipline).filter(|_| !self.strict);
-        let faults = faults.map(|fault| fault.race.to_owned());
-        faults.chain(self.allow.iter().cloned()).collect()
+        let faults = known::of(discipline).filter(|_| !self.strict);
+        faults
+            .map(str::to_owned)
+            .chain(self.allow.iter().cloned())
+            .collect()
     }
 
     fn rounds(&self, run: &Run) -> anyhow::Result<Totals> {

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::audit::Looked;
 use super::cost::Costs;
 use super::finding::Finding;
-use super::known::FAULTS;
+use super::known;
 use super::ops::OPS;
 use super::round::{Ended, Run};
 use super::tally::Tally;
@@ -94,10 +94,9 @@ fn known(run: &Run) -> u64 {
     let known = run.findings.known();
     let mut all = 0;
     for (race, met) in &known {
-        let fault = FAULTS.iter().find(|fault| fault.race == race);
-        let name = match fault {
-            Some(fault) if fault.finding == race => format!("{race}: {}", fault.what),
-            Some(fault) => format!("{} ({race}): {}", fault.finding, fault.what),
+        let name = match known::fault(race) {
+            Some(fault) if race.starts_with('F') => format!("{race}: {}", fault.what),
+            Some(fault) => format!("F{} ({race}): {}", fault.number, fault.what),
             None => format!("{race}: allowed"),
         };
         let times = match met {

@@ -151,7 +151,7 @@ impl Discipline {
 }
 
 impl Seal {
-    fn axes(self) -> [Axis; 6] {
+    fn axes(self) -> [Axis; 7] {
         let axis = |name, value| Axis {
             name,
             value: yes(value),
@@ -171,6 +171,10 @@ impl Seal {
             axis(
                 "pre-faulting before INIT_VCPU is -EINVAL",
                 self.prefault_wants_init,
+            ),
+            axis(
+                "memory error unlocks the folio first",
+                self.error_unlocks_folio,
             ),
         ]
     }

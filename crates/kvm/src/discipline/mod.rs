@@ -48,6 +48,9 @@ pub struct Seal {
     pub late_nmi_is_dropped: bool,
     /// Pre-faulting on a vCPU that KVM_TDX_INIT_VCPU never saw is -EINVAL, and no bug of KVM's.
     pub prefault_wants_init: bool,
+    /// A memory error gives the folio's lock back before it takes `filemap_invalidate_lock`, and takes it
+    /// again inside: whoever punches or populates has the two in this order.
+    pub error_unlocks_folio: bool,
 }
 
 impl Seal {
@@ -59,6 +62,7 @@ impl Seal {
         levels_of_the_td: false,
         late_nmi_is_dropped: false,
         prefault_wants_init: false,
+        error_unlocks_folio: false,
     };
     /// All of it.
     pub const ALL: Seal = Seal {
@@ -68,6 +72,7 @@ impl Seal {
         levels_of_the_td: true,
         late_nmi_is_dropped: true,
         prefault_wants_init: true,
+        error_unlocks_folio: true,
     };
 }
 
@@ -233,7 +238,7 @@ pub struct Outcomes {
 }
 
 /// One way to lock.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Discipline {
     /// The name on the command line.
     pub name: &'static str,

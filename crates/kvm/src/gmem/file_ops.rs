@@ -119,16 +119,25 @@ impl Gmem {
     }
 
     /// `kvm_gmem_error_folio`: the page at `offset` had a memory error. It leaves the guest's page
-    /// tables; who touches it next gets EHWPOISON.
+    /// tables; who touches it next gets EHWPOISON. `memory_failure` has the folio locked all the while.
     pub fn memory_failure(&self, task: &Task, offset: u64) {
         let _entered = self.kvm.host.enter();
         let index = offset / PAGE_SIZE;
+        let in_order = self.kvm.discipline.seal.error_unlocks_folio;
         self.folios.poison(index);
+        let mut folio = self.folios.lock(index);
+        if in_order {
+            drop(folio.take());
+        }
         let filemap = self.invalidate_lock.read();
+        if in_order {
+            folio = self.folios.lock(index);
+        }
         let slots = self.slots_in(index, index + 1);
         self.invalidate_begin(task, &slots, index, index + 1);
         self.invalidate_end(&slots);
         drop(filemap);
+        drop(folio);
     }
 
     /// `kvm_gmem_release`: the last reference to the file is gone.

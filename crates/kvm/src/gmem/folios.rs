@@ -1,15 +1,39 @@
 //! The pages of a guest_memfd, sparse: a file costs what is allocated in it.
 //!
 //! # Locking
-//! `filemap_invalidate_lock` of the inode, which a fault does not take. The page cache's own locking is
-//! Private; what others can tell of it is announced on one cell.
+//! `filemap_invalidate_lock` of the inode, which a fault does not take, and inside of it the lock of each
+//! folio, but for memory errors. The page cache's own locking is Private; what others can tell of it is
+//! announced on one cell.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use seamlock_sync::{Action, Name, Private, announce};
+use seamlock_sync::{Action, Class, Name, Private, announce, hooked};
 use seamlock_tdx_abi::Hpa;
 
 use crate::host::{Host, Owner};
+
+/// A folio's lock (`PG_locked`): a bit in its flags, of which lockdep knows nothing, and so none of the
+/// locks of [`CLASSES`](crate::locks::CLASSES). It guards nothing here and is there for a hook only:
+/// nobody waits for it, nor hangs in it, where none is installed.
+pub static FOLIO_LOCK: Class = Class::new("folio lock");
+
+/// `folio_lock` until it is dropped: `folio_unlock`.
+#[derive(Debug)]
+#[must_use]
+pub struct FolioLock(Name);
+
+impl FolioLock {
+    fn take(name: Name) -> FolioLock {
+        announce(Action::Lock, name, 0);
+        FolioLock(name)
+    }
+}
+
+impl Drop for FolioLock {
+    fn drop(&mut self) {
+        announce(Action::Unlock, self.0, 0);
+    }
+}
 
 const PER_NODE: u64 = 512;
 const NONE: u64 = u64::MAX;
@@ -39,6 +63,16 @@ impl Cache {
     fn get(&self, index: u64) -> Option<Hpa> {
         let page = self.nodes.get(&(index / PER_NODE))?[(index % PER_NODE) as usize];
         (page != NONE).then_some(Hpa(page))
+    }
+
+    /// The pages that there are from `start` to `end`.
+    fn indices(&self, start: u64, end: u64) -> Vec<u64> {
+        let nodes = self
+            .nodes
+            .keys()
+            .flat_map(|at| at * PER_NODE..(at + 1) * PER_NODE);
+        let there = |index: &u64| (start..end).contains(index) && self.get(*index).is_some();
+        nodes.filter(there).collect()
     }
 
     fn take_range(&mut self, start: u64, end: u64) -> Vec<Hpa> {
@@ -73,12 +107,24 @@ impl Folios {
         }
     }
 
-    /// `kvm_gmem_get_folio`: the page of an index, allocated now if there is none.
+    fn lock_name(&self, index: u64) -> Name {
+        FOLIO_LOCK.of(self.cell.a, self.cell.b << 40 | index)
+    }
+
+    /// `folio_lock` of a page that there is.
+    pub fn lock(&self, index: u64) -> Option<FolioLock> {
+        announce(Action::Load, self.cell, index);
+        let there = self.get(index).is_some();
+        there.then(|| FolioLock::take(self.lock_name(index)))
+    }
+
+    /// `kvm_gmem_get_folio`, and `folio_unlock`: the page of an index, allocated now if there is none.
     ///
     /// # Errors
     /// When memory is exhausted, or the page had a memory error.
     #[inline]
     pub fn get_or_alloc(&self, host: &Host, index: u64) -> Result<Hpa, NoFolio> {
+        let _locked = FolioLock::take(self.lock_name(index));
         announce(Action::Load, self.cell, 0);
         let found = self.cache.with(|cache| {
             let poisoned = !cache.poisoned.is_empty() && cache.poisoned.contains(&index);
@@ -113,8 +159,13 @@ impl Folios {
         self.cache.with(|cache| cache.get(index))
     }
 
-    /// `truncate_inode_pages_range`: frees the pages of `start..end`.
+    /// `truncate_inode_pages_range`: waits for the lock of each page of `start..end`, and frees it.
     pub fn truncate(&self, host: &Host, start: u64, end: u64) {
+        if hooked() {
+            announce(Action::Load, self.cell, start);
+            let there = self.cache.with(|cache| cache.indices(start, end));
+            there.into_iter().for_each(|index| drop(self.lock(index)));
+        }
         announce(Action::Store, self.cell, start);
         let gone = self.cache.with(|cache| cache.take_range(start, end));
         for page in gone {

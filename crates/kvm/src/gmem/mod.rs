@@ -34,7 +34,7 @@ use crate::vm::Kvm;
 pub use bind::Bindings;
 pub(crate) use bind::{commit_memory_region, prepare_memory_region, supports_mmap, unbind};
 pub use file_ops::{FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, fallocate};
-pub use folios::{Folios, NoFolio};
+pub use folios::{FOLIO_LOCK, FolioLock, Folios, NoFolio};
 pub(crate) use populate::{PrivatePage, kvm_gmem_get_pfn, populate_page};
 
 /// A guest_memfd: inode and file in one, as each inode has one file.

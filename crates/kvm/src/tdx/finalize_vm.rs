@@ -54,7 +54,7 @@ pub(super) fn tdx_td_finalize(
 
 /// What TDH.MR.FINALIZE leads to: busy is the caller's to retry, any other error a bug.
 fn finalize_outcome(kvm: &Kvm, status: TdxStatus) -> Result<()> {
-    const SITE: &str = "tdx.c:2920 tdx_td_finalize";
+    const SITE: &str = "tdx.c:2922 tdx_td_finalize";
     if tdx_operand_busy(status) {
         return Err(Error::with(
             Errno::EBUSY,

@@ -62,7 +62,12 @@ fn create_vp(task: &Task, kvm: &Kvm, vcpu: &Vcpu, rcx: u64) -> Result<()> {
     };
     let (tdvpr, tdcx) = (pages[0], &pages[1..]);
     let status = tdh_vp_create(kvm.on(task), tdr, tdvpr);
-    if kvm.tdx_bug_on(status, Leaf::VP_CREATE, SITE, [0; 3]) {
+    if kvm.tdx_bug_on(
+        status,
+        Leaf::VP_CREATE,
+        "tdx.c:3018 tdx_td_vcpu_init",
+        [0; 3],
+    ) {
         free_pages(kvm, owner, &pages);
         return fail(Errno::EIO, SITE, "TDH.VP.CREATE failed");
     }
@@ -72,7 +77,12 @@ fn create_vp(task: &Task, kvm: &Kvm, vcpu: &Vcpu, rcx: u64) -> Result<()> {
     });
     for (i, page) in tdcx.iter().enumerate() {
         let status = tdh_vp_addcx(kvm.on(task), tdvpr, *page);
-        if kvm.tdx_bug_on(status, Leaf::VP_ADDCX, SITE, [0; 3]) {
+        if kvm.tdx_bug_on(
+            status,
+            Leaf::VP_ADDCX,
+            "tdx.c:3025 tdx_td_vcpu_init",
+            [0; 3],
+        ) {
             // What was added is reclaimed with the vCPU; the rest never left the host.
             free_pages(kvm, owner, &tdcx[i..]);
             return fail(Errno::EIO, SITE, "TDH.VP.ADDCX failed");
@@ -80,7 +90,7 @@ fn create_vp(task: &Task, kvm: &Kvm, vcpu: &Vcpu, rcx: u64) -> Result<()> {
         vcpu.add_tdcx(*page);
     }
     let status = vp_init(task, kvm, vcpu, tdvpr, rcx);
-    if kvm.tdx_bug_on(status, Leaf::VP_INIT, "tdx.c:3047 tdx_td_vcpu_init", [0; 3]) {
+    if kvm.tdx_bug_on(status, Leaf::VP_INIT, "tdx.c:3049 tdx_td_vcpu_init", [0; 3]) {
         return fail(Errno::EIO, SITE, "TDH.VP.INIT failed");
     }
     vcpu.set_mp_state(KVM_MP_STATE_RUNNABLE);

@@ -221,7 +221,7 @@ fn first_cpu_of_packages(
 
 /// What TDH.MNG.CREATE leads to: no entropy is -EAGAIN, any other error a bug.
 fn create(task: &Task, kvm: &Kvm, tdr: Hpa) -> Result<()> {
-    const SITE: &str = "tdx.c:2549 __tdx_td_init";
+    const SITE: &str = "tdx.c:2559 __tdx_td_init";
     let status = {
         let _tdx = kvm.host.tdx_lock.lock();
         kvm.tdx.set_tdr(Some(tdr));
@@ -266,7 +266,7 @@ fn add_and_init(
     hw_error: &mut u64,
 ) -> Result<(), (Error, usize)> {
     for (i, page) in tdcs.iter().enumerate() {
-        const SITE: &str = "tdx.c:2594 __tdx_td_init";
+        const SITE: &str = "tdx.c:2600 __tdx_td_init";
         let status = tdh_mng_addcx(kvm.on(task), tdr, *page);
         mng_outcome(kvm, status, Leaf::MNG_ADDCX, SITE, 0).map_err(|error| (error, i))?;
     }
@@ -284,7 +284,7 @@ fn init_outcome(kvm: &Kvm, status: TdxStatus, rcx: u64, hw_error: &mut u64) -> R
         let reason = format!("TDH.MNG.INIT: {status}, RCX {rcx:#x}");
         return Err(Error::with(Errno::EINVAL, SITE, reason));
     }
-    match mng_outcome(kvm, status, Leaf::MNG_INIT, SITE, rcx) {
+    match mng_outcome(kvm, status, Leaf::MNG_INIT, "tdx.c:2617 __tdx_td_init", rcx) {
         Err(error) if error.is(Errno::EAGAIN) => {
             // Elsewhere -EAGAIN, but TDH.MNG.INIT draws no random number.
             if kvm.discipline.outcomes.mng_bugs {

@@ -124,7 +124,7 @@ impl Load<'_> {
     fn extend(&self, gfn: Gfn) -> Result<()> {
         let kvm = self.guard.kvm();
         let Some(tdr) = kvm.tdx.tdr() else {
-            const SITE: &str = "tdx.c:3255 tdx_gmem_post_populate";
+            const SITE: &str = "tdx.c:3257 tdx_gmem_post_populate";
             return fail(Errno::EIO, SITE, "the TD has no TDR");
         };
         let seal = kvm.discipline.seal;
@@ -162,7 +162,7 @@ fn premapped_add_outcome(out: Extended) -> Result<()> {
 
 /// What a failed MR.EXTEND leads to. Under the guard it can't fail, so that it is a bug there.
 fn extend_outcome(kvm: &Kvm, out: Extended) -> Result<()> {
-    const SITE: &str = "tdx.c:3255 tdx_gmem_post_populate";
+    const SITE: &str = "tdx.c:3257 tdx_gmem_post_populate";
     let errno = match kvm.discipline.outcomes.mr_extend {
         ExtendFailure::Bugs => {
             kvm.tdx_bug_on(out.status, Seam::MR_EXTEND, SITE, out.operands());

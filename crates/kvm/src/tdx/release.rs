@@ -28,7 +28,6 @@ pub(crate) fn free_hkid(kvm: &Kvm) {
 /// `tdx_mmu_release_hkid`: flushes the vCPUs, writes the caches back, and frees the HKID. It is leaked
 /// when a step fails.
 pub(crate) fn tdx_mmu_release_hkid(task: &Task, kvm: &Kvm) {
-    const SITE: &str = "tdx.c:478 tdx_mmu_release_hkid";
     let (Some(tdr), Some(_)) = (kvm.tdx.tdr(), kvm.tdx.hkid()) else {
         return;
     };
@@ -39,7 +38,12 @@ pub(crate) fn tdx_mmu_release_hkid(task: &Task, kvm: &Kvm) {
     let _tdx = kvm.host.tdx_lock.lock();
     let status = tdh_mng_vpflushdone(kvm.on(task), tdr);
     if status == TdxStatus::FLUSHVP_NOT_DONE
-        || kvm.tdx_bug_on(status, Leaf::MNG_VPFLUSHDONE, SITE, [0; 3])
+        || kvm.tdx_bug_on(
+            status,
+            Leaf::MNG_VPFLUSHDONE,
+            "tdx.c:513 tdx_mmu_release_hkid",
+            [0; 3],
+        )
     {
         return;
     }
@@ -51,7 +55,12 @@ pub(crate) fn tdx_mmu_release_hkid(task: &Task, kvm: &Kvm) {
         }
     }
     let status = tdh_mng_key_freeid(kvm.on(task), tdr);
-    if !kvm.tdx_bug_on(status, Leaf::MNG_KEY_FREEID, SITE, [0; 3]) {
+    if !kvm.tdx_bug_on(
+        status,
+        Leaf::MNG_KEY_FREEID,
+        "tdx.c:536 tdx_mmu_release_hkid",
+        [0; 3],
+    ) {
         free_hkid(kvm);
     }
 }
@@ -76,7 +85,7 @@ fn write_back_package(kvm: &Kvm, cpu: u32) {
     kvm.tdx_warn_on(
         status,
         Leaf::PHYMEM_CACHE_WB,
-        "tdx.c:441 smp_func_do_phymem_cache_wb",
+        "tdx.c:474 smp_func_do_phymem_cache_wb",
         [0; 3],
     );
 }
@@ -87,7 +96,7 @@ pub(crate) fn tdx_reclaim_page(task: &Task, kvm: &Kvm, page: Hpa) -> bool {
     !kvm.tdx_warn_on(
         status,
         Leaf::PHYMEM_PAGE_RECLAIM,
-        "tdx.c:326 __tdx_reclaim_page",
+        "tdx.c:334 __tdx_reclaim_page",
         operands,
     )
 }
@@ -117,7 +126,7 @@ pub(crate) fn tdx_reclaim_td_control_pages(task: &Task, kvm: &Kvm) {
         return;
     }
     let status = tdh_phymem_page_wbinvd(kvm.on(task), tdr, kvm.host.global_keyid());
-    const SITE: &str = "tdx.c:586 tdx_reclaim_td_control_pages";
+    const SITE: &str = "tdx.c:587 tdx_reclaim_td_control_pages";
     if kvm.tdx_bug_on(status, Leaf::PHYMEM_PAGE_WBINVD, SITE, [tdr.0, 0, 0]) {
         return;
     }

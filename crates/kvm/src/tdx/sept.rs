@@ -66,7 +66,7 @@ pub(crate) fn tdx_sept_map_nonleaf_spte(
     page: Hpa,
     _mmu: &ReadGuard<()>,
 ) -> External {
-    const SITE: &str = "tdx.c:1711 tdx_sept_map_nonleaf_spte";
+    const SITE: &str = "tdx.c:1714 tdx_sept_map_nonleaf_spte";
     let Some(tdr) = kvm.tdx.tdr() else {
         kvm.bug_on(true, SITE, "the TD has no TDR");
         return External::Failed(InTheWay::Past);
@@ -97,7 +97,7 @@ pub(crate) fn tdx_sept_map_leaf_spte(
     let on = kvm.on_this_cpu(task);
     if kvm.tdx.state() == TdState::Runnable {
         let out = tdh_mem_page_aug(on, tdr, Gfn(leaf.gfn).gpa(), leaf.page);
-        return add_outcome(kvm, Seam::MEM_PAGE_AUG, "tdx.c:1676 tdx_mem_page_aug", out);
+        return add_outcome(kvm, Seam::MEM_PAGE_AUG, "tdx.c:1679 tdx_mem_page_aug", out);
     }
     match kvm.discipline.population {
         Population::MapGivenPfn => tdx_mem_page_add(kvm, on, tdr, leaf),
@@ -110,7 +110,8 @@ pub(crate) fn tdx_sept_map_leaf_spte(
 
 #[inline]
 fn tdx_mem_page_add(kvm: &Kvm, on: On, tdr: Hpa, leaf: Leaf) -> External {
-    const SITE: &str = "tdx.c:1658 tdx_mem_page_add";
+    const SITE: &str = "tdx.c:1652 tdx_mem_page_add";
+    const ADDED: &str = "tdx.c:1661 tdx_mem_page_add";
     let source = kvm.tdx.page_add_src.load();
     if kvm.bug_on(
         kvm.pre_fault_allowed.load(),
@@ -121,7 +122,7 @@ fn tdx_mem_page_add(kvm: &Kvm, on: On, tdr: Hpa, leaf: Leaf) -> External {
         return External::Failed(InTheWay::Past);
     }
     let out = tdh_mem_page_add(on, tdr, Gfn(leaf.gfn).gpa(), leaf.page, Hpa(source));
-    add_outcome(kvm, Seam::MEM_PAGE_ADD, SITE, out)
+    add_outcome(kvm, Seam::MEM_PAGE_ADD, ADDED, out)
 }
 
 /// `tdh_do_no_vcpus`: once, and when busy once more with all vCPUs out of the guest.
@@ -149,7 +150,7 @@ fn tdx_track(task: &Task, kvm: &Kvm, tdr: Hpa, mmu: &WriteGuard<()>) {
         return;
     }
     let out = tdh_do_no_vcpus(task, kvm, mmu, |on| tdh_mem_track(on, tdr));
-    kvm.tdx_bug_on(out.status, Seam::MEM_TRACK, "tdx.c:1774 tdx_track", [0; 3]);
+    kvm.tdx_bug_on(out.status, Seam::MEM_TRACK, "tdx.c:1791 tdx_track", [0; 3]);
     kvm.kick_all_out_of_guest();
 }
 
@@ -161,7 +162,10 @@ pub(crate) fn tdx_sept_remove_leaf_spte(
     page: Hpa,
     mmu: &WriteGuard<()>,
 ) -> bool {
-    const SITE: &str = "tdx.c:1796 tdx_sept_remove_leaf_spte";
+    const SITE: &str = "tdx.c:1811 tdx_sept_remove_leaf_spte";
+    const BLOCKED: &str = "tdx.c:1820 tdx_sept_remove_leaf_spte";
+    const REMOVED: &str = "tdx.c:1836 tdx_sept_remove_leaf_spte";
+    const WRITTEN_BACK: &str = "tdx.c:1840 tdx_sept_remove_leaf_spte";
     let (Some(tdr), Some(hkid)) = (kvm.tdx.tdr(), kvm.tdx.hkid()) else {
         kvm.bug_on(true, SITE, "a private page is zapped without an HKID");
         return false;
@@ -172,15 +176,15 @@ pub(crate) fn tdx_sept_remove_leaf_spte(
         kvm.tdx.nr_premapped.fetch_sub(1);
         return true;
     }
-    if kvm.tdx_bug_on(out.status, Seam::MEM_RANGE_BLOCK, SITE, out.operands()) {
+    if kvm.tdx_bug_on(out.status, Seam::MEM_RANGE_BLOCK, BLOCKED, out.operands()) {
         return false;
     }
     tdx_track(task, kvm, tdr, mmu);
     let out = tdh_do_no_vcpus(task, kvm, mmu, |on| tdh_mem_page_remove(on, tdr, gpa));
-    if kvm.tdx_bug_on(out.status, Seam::MEM_PAGE_REMOVE, SITE, out.operands()) {
+    if kvm.tdx_bug_on(out.status, Seam::MEM_PAGE_REMOVE, REMOVED, out.operands()) {
         return false;
     }
-    write_back(task, kvm, page, hkid, SITE)
+    write_back(task, kvm, page, hkid, WRITTEN_BACK)
 }
 
 /// `tdx_is_sept_zap_err_due_to_premap` of v6.16: the page never entered the secure EPT.

@@ -134,7 +134,7 @@ fn kvm_mmu_uninit_vm(task: &Task, kvm: &Kvm) {
             .map(|root| root.sept_pages())
             .unwrap_or_default()
     };
-    const SITE: &str = "tdx.c:1885 tdx_sept_free_private_spt";
+    const SITE: &str = "tdx.c:1899 tdx_sept_free_private_spt";
     for (owner, page) in pages {
         if kvm.bug_on(
             kvm.tdx.hkid().is_some(),

@@ -9,6 +9,9 @@ use seamlock_tdx_abi::regs::Regs;
 use crate::scene::Counts;
 use crate::words::Words;
 
+/// The oracle's name where the module refuses for its TLB epochs.
+pub const TLB_EPOCH: &str = "TLB epoch";
+
 /// Reports bugs where they happen, with the site of the assertion.
 #[derive(Debug)]
 pub struct Bugs {
@@ -53,7 +56,7 @@ impl Observer for Bugs {
         let violation = match &bug.what {
             What::Seamcall { leaf, status, .. } => {
                 let oracle = if breaks_the_tlb_rule(*status) {
-                    "TLB epoch"
+                    TLB_EPOCH
                 } else {
                     "no-fail SEAMCALL"
                 };

@@ -16,7 +16,7 @@ mod refusals;
 mod sept;
 
 pub use atomicity::{Answers, Outcome, atomicity, shown};
-pub use bugs::Bugs;
+pub use bugs::{Bugs, TLB_EPOCH};
 pub use cpu_lists::freed_on_a_list;
 pub use final_state::final_state;
 pub use late_publication::LatePublication;

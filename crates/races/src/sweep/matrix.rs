@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use seamlock_check::{CheckError, Counterexample, Limit, Violation};
-use seamlock_kvm::Discipline;
+use seamlock_check::{CheckError, Counterexample, Limit};
 
-use super::{Cell, Company, OPERATIONS, Swept};
+use super::{Cell, Company, Found, OPERATIONS, Suspects, Swept};
+use crate::faults::{FAULTS, Fault};
 use crate::shrink::{Shrunk, shrink};
 
 /// The worst that was found of a pair, in any state and in whatever company.
@@ -30,6 +30,39 @@ impl Letter {
     }
 }
 
+/// What tells findings apart.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Key {
+    /// The number that docs/findings.md has for the fault; None if it does not describe it.
+    pub finding: Option<u32>,
+    /// The oracle that objected.
+    pub oracle: String,
+    /// To what.
+    pub cause: String,
+}
+
+impl Key {
+    /// The fault that it is the doing of.
+    pub fn fault(&self) -> Option<&'static Fault> {
+        let number = self.finding?;
+        FAULTS.iter().find(|fault| fault.number == number)
+    }
+
+    /// The findings that this one is: one for each fault that it is the doing of.
+    fn all(found: &Found) -> Vec<Key> {
+        let violation = &found.example.violation;
+        let key = |finding| Key {
+            finding,
+            oracle: violation.oracle.to_string(),
+            cause: violation.cause.clone(),
+        };
+        match found.faults.as_slice() {
+            [] => vec![key(None)],
+            faults => faults.iter().map(|fault| key(Some(fault.number))).collect(),
+        }
+    }
+}
+
 /// Cells of one cause that are kept to be shrunk.
 const KEPT: usize = 4;
 
@@ -44,8 +77,8 @@ pub struct Cause {
     pub shrunk: Option<Shrunk>,
     /// All cells in which it was seen.
     pub cells: Vec<String>,
-    // The simplest of those.
-    kept: Vec<(Cell, Counterexample)>,
+    // The simplest of those, those that have no other fault first.
+    kept: Vec<(Cell, Found)>,
 }
 
 impl Cause {
@@ -57,44 +90,57 @@ impl Cause {
             .is_some_and(|shrunk| operations(shrunk) == 1)
     }
 
-    fn new(cell: &Cell, example: Counterexample) -> Cause {
+    fn new(cell: &Cell, found: &Found) -> Cause {
         Cause {
             cell: cell.clone(),
-            example: example.clone(),
+            example: found.example.clone(),
             shrunk: None,
             cells: vec![cell.to_string()],
-            kept: vec![(cell.clone(), example)],
+            kept: vec![(cell.clone(), found.clone())],
         }
     }
 
-    fn add(&mut self, cell: &Cell, example: Counterexample) {
+    fn add(&mut self, cell: &Cell, found: &Found) {
         self.cells.push(cell.to_string());
-        let behind = |(known, _): &(Cell, Counterexample)| known.weight() <= cell.weight();
-        let at = self.kept.partition_point(behind);
-        self.kept.insert(at, (cell.clone(), example));
+        let weight = |cell: &Cell, found: &Found| (found.faults.len(), cell.weight());
+        let new = weight(cell, found);
+        let at = self
+            .kept
+            .partition_point(|(cell, found)| weight(cell, found) <= new);
+        self.kept.insert(at, (cell.clone(), found.clone()));
         self.kept.truncate(KEPT);
     }
 
-    /// Shrinks the simplest cells in which it was seen, and shows the smallest.
+    /// Shrinks the simplest cells in which it was seen, and shows the smallest that has this fault and no
+    /// other, if there is one.
     ///
     /// # Errors
     /// When the check itself failed.
     pub fn shrink(
         &mut self,
-        discipline: &'static Discipline,
+        key: &Key,
+        suspects: &Suspects,
         budget: u64,
         seed: u64,
     ) -> Result<(), CheckError> {
         let options = super::options(budget, seed);
         let mut least = None;
-        for (cell, example) in std::mem::take(&mut self.kept) {
+        for (cell, found) in std::mem::take(&mut self.kept) {
             let from = cell.setting().map_err(CheckError::Setup)?.size();
             let own = cell.own_setting();
-            let (example, shrunk) = shrink(&own, from, discipline, example, &options)?;
+            let discipline = suspects.discipline();
+            let (example, shrunk) = shrink(&own, from, discipline, found.example, &options)?;
             let cell = cell.at(&shrunk.to);
-            if least.is_none_or(|least| cell.weight() < least) {
-                least = Some(cell.weight());
-                (self.cell, self.example, self.shrunk) = (cell, example, Some(shrunk));
+            let mut again = [Found {
+                example,
+                faults: Vec::new(),
+            }];
+            suspects.name(&cell, &mut again, budget, seed);
+            let [found] = again;
+            let weight = (Key::all(&found) != [key.clone()], cell.weight());
+            if least.is_none_or(|least| weight < least) {
+                least = Some(weight);
+                (self.cell, self.example, self.shrunk) = (cell, found.example, Some(shrunk));
             }
         }
         Ok(())
@@ -140,7 +186,7 @@ pub struct Pair {
     /// How many cells were not exhausted, or the checker failed on.
     pub open: BTreeMap<&'static str, u64>,
     /// What is wrong: keys of [`Matrix::causes`].
-    pub causes: BTreeSet<(String, String)>,
+    pub causes: BTreeSet<Key>,
 }
 
 impl Pair {
@@ -166,22 +212,16 @@ impl Pair {
             Letter::NotExhausted => self.open(cell),
             Letter::Refuted => *self.refuted.entry(cell.state.name).or_default() += 1,
         }
-        let found = swept.findings.iter().map(|example| key(&example.violation));
-        self.causes.extend(found);
+        self.causes.extend(swept.findings.iter().flat_map(Key::all));
     }
-}
-
-/// What tells findings apart.
-fn key(violation: &Violation) -> (String, String) {
-    (violation.oracle.to_string(), violation.cause.clone())
 }
 
 /// The sum of a sweep.
 #[derive(Clone, Debug, Default)]
 pub struct Matrix {
     pairs: BTreeMap<(usize, usize), Pair>,
-    /// Findings by oracle and cause.
-    pub causes: BTreeMap<(String, String), Cause>,
+    /// Findings: what docs/findings.md does not describe first, then as it does.
+    pub causes: BTreeMap<Key, Cause>,
     /// All cells.
     pub all: Tally,
     /// The cells by who takes part.
@@ -244,14 +284,24 @@ impl Matrix {
                 self.traces += swept.explored.unwrap_or(0);
             }
         }
-        for example in swept.findings {
-            let key = key(&example.violation);
-            match self.causes.get_mut(&key) {
-                Some(cause) => cause.add(cell, example),
-                None => {
-                    self.causes.insert(key, Cause::new(cell, example));
+        for found in swept.findings {
+            for key in Key::all(&found) {
+                match self.causes.get_mut(&key) {
+                    Some(cause) => cause.add(cell, &found),
+                    None => {
+                        self.causes.insert(key, Cause::new(cell, &found));
+                    }
                 }
             }
+        }
+    }
+
+    /// What a finding is called: F and a number as in docs/findings.md, or U and a number, in the order of
+    /// [`causes`](Matrix::causes), if it is not described there.
+    pub fn name(&self, key: &Key) -> String {
+        match key.finding {
+            Some(number) => format!("F{number}"),
+            None => format!("U{}", self.causes.range(..=key).count()),
         }
     }
 

@@ -6,6 +6,7 @@ mod matrix;
 mod operations;
 mod sample;
 mod states;
+mod suspects;
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -16,12 +17,14 @@ use seamlock_kvm::Discipline;
 use seamlock_kvm::error::{Error, Result};
 use seamlock_tdx_abi::kvm::Errno;
 
-pub use matrix::{Cause, Letter, Matrix, Pair, Tally};
+pub use matrix::{Cause, Key, Letter, Matrix, Pair, Tally};
 pub use operations::{By, OPERATIONS, Operation, operation};
 pub use sample::{Company, spread};
 pub use states::{STATES, State, state};
+pub use suspects::Suspects;
 
 use crate::act::Act;
+use crate::faults::Fault;
 use crate::oracle::LOCK_ORDER;
 use crate::scene::{Actor, Counts};
 use crate::setting::{Setting, Size};
@@ -41,11 +44,21 @@ pub struct Cell {
     pub size: String,
 }
 
+/// Something wrong in a cell.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// A schedule of it.
+    pub example: Counterexample,
+    /// The faults of docs/findings.md that it is the doing of, as [`Suspects::name`] finds; none if nobody
+    /// knows it.
+    pub faults: Vec<&'static Fault>,
+}
+
 /// What a cell came to.
 #[derive(Clone, Debug)]
 pub struct Swept {
     /// What is wrong, the first schedule of each cause.
-    pub findings: Vec<Counterexample>,
+    pub findings: Vec<Found>,
     /// The number of traces if all were run.
     pub explored: std::result::Result<u64, Limit>,
     /// Executions that it took.
@@ -179,8 +192,12 @@ impl Cell {
         let survey = survey(&scenario, &options, CAUSES)?;
         let mut findings = survey.findings;
         findings.extend(staged.lock_order()?);
+        let nameless = |example| Found {
+            example,
+            faults: Vec::new(),
+        };
         Ok(Swept {
-            findings,
+            findings: findings.into_iter().map(nameless).collect(),
             explored: survey.explored,
             executions: survey.effort.walks + survey.effort.executions,
         })
@@ -243,11 +260,25 @@ impl FromStr for Cell {
             operation(name).ok_or_else(unknown)
         };
         let operations: std::result::Result<Vec<_>, _> = operations.split('+').map(known).collect();
+        let often = |one: &&'static Operation, all: &[&'static Operation]| {
+            all.iter()
+                .filter(|other| other.name() == one.name())
+                .count()
+                > one.names.len()
+        };
         let cell = Cell {
             state,
             operations: operations?,
             size: size.to_owned(),
         };
+        if let Some(one) = cell
+            .operations
+            .iter()
+            .find(|one| often(one, &cell.operations))
+        {
+            let (name, most) = (one.name(), one.names.len());
+            return Err(format!("{name} can be in a cell {most} times at most"));
+        }
         cell.setting()?;
         Ok(cell)
     }

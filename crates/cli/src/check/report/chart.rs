@@ -1,14 +1,16 @@
 //! The sequence chart of a finding, as SVG: threads down, time across, calls and locks as bars.
 //!
 //! Time goes by the lines of the outline, each as wide as its words need, so that what one thread does for
-//! itself takes no room.
+//! itself takes no room. What would be wider than a screen is folded.
 
+mod fold;
 mod lanes;
 mod time;
 
 use maud::{Markup, html};
 use seamlock_check::{Counterexample, Hold, Row, Span, What};
 
+use self::fold::folded;
 use self::lanes::{Lane, lanes};
 use self::time::Time;
 
@@ -35,10 +37,12 @@ struct Chart<'a> {
 
 /// Draws the chart.
 pub fn chart(example: &Counterexample) -> Markup {
-    let rows = example.outline();
+    let outline = example.outline();
+    let lanes = lanes(example, &outline);
+    let rows = folded(example, outline);
     let time = Time::of(&rows);
     let (mut placed, mut y, mut thread) = (Vec::new(), TOP, None);
-    for lane in lanes(example, &rows) {
+    for lane in lanes {
         if thread.is_some_and(|thread| thread != lane.thread) {
             y += GAP;
         }

@@ -17,7 +17,8 @@ pub fn section(number: usize, finding: &Finding<'_>) -> Markup {
         .collect();
     html! {
         section.finding id={ "f" (number) } {
-            h3 { span.tag { (finding.name) } " " (finding.what) }
+            h3 { span.tag { (finding.name) } " " (finding.described.unwrap_or(&finding.what)) }
+            @if finding.described.is_some() { p { (finding.what) } }
             p.violation {
                 b { (example.violation.oracle) } ": " (example.violation.cause)
                 @if !example.violation.detail.is_empty() {

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use maud::{Markup, html};
-use seamlock_races::sweep::{self, Letter, OPERATIONS, Pair};
+use seamlock_races::sweep::{self, Key, Letter, OPERATIONS, Pair};
 
 use super::super::cell::Answer;
+use super::super::sweep::never;
 
 /// The pairs of operations, under one discipline.
 #[derive(Clone, Debug, Default)]
@@ -14,6 +15,8 @@ pub struct Matrix {
     pub title: String,
     /// What it comes to.
     pub sum: String,
+    /// What it means that nothing is known of a pair.
+    pub never: &'static str,
     /// The operations; a pair is in the row of one and the column of the other.
     pub operations: Vec<Named>,
     /// What pairs came to, by the places of both, the smaller first. A pair that is missing was not tried.
@@ -36,8 +39,8 @@ pub struct Spot {
     pub answer: Answer,
     /// In words.
     pub detail: String,
-    /// The numbers of its findings in the report, those that need both operations first.
-    pub findings: Vec<usize>,
+    /// The places of its findings in the report and their names, those that need both operations first.
+    pub findings: Vec<(usize, String)>,
     /// Whether each of them needs one operation only.
     pub solo: bool,
 }
@@ -63,6 +66,7 @@ impl Matrix {
         Matrix {
             title,
             sum,
+            never: never(matrix),
             operations: used.iter().map(named).collect(),
             spots,
         }
@@ -75,10 +79,11 @@ impl Matrix {
             p.dim { (self.sum) }
             p.legend {
                 span { i.good { "·" } "proved in every state" }
-                span { i.bad { "3" } "refuted: the number of the finding, + for more of them" }
-                span { i.solo { "3" } "refuted, and one of the two is enough" }
+                span { i.bad { "F1" } "refuted: the finding as in docs/findings.md, + for others" }
+                span { i.bad { "U1" } "refuted, and not described there" }
+                span { i.solo { "F5" } "refuted, and one of the two is enough" }
                 span { i.open { "?" } "not exhausted" }
-                span { i.never {} "never together" }
+                span { i.never {} (self.never) }
             }
             div.wide tabindex="0" {
                 table.matrix {
@@ -114,8 +119,8 @@ impl Matrix {
         html! {
             td class=(if spot.solo { "solo" } else { class(spot.answer) }) title=(title) {
                 @match spot.findings.as_slice() {
-                    [first, more @ ..] => a href={ "#f" (first) } {
-                        (first + 1) @if !more.is_empty() { "+" }
+                    [(at, first), more @ ..] => a href={ "#f" (at) } {
+                        (first) @if more.iter().any(|(_, name)| name != first) { "+" }
                     },
                     [] if spot.answer == Answer::Proved => "·",
                     [] => (sign(spot.answer)),
@@ -129,8 +134,8 @@ impl Spot {
     fn of(pair: &Pair, matrix: &sweep::Matrix) -> Spot {
         let numbered = matrix.causes.iter().enumerate();
         let mine = numbered.filter(|(_, (key, _))| pair.causes.contains(*key));
-        let mut mine: Vec<(bool, usize)> = mine
-            .map(|(number, (_, cause))| (cause.is_solo(), number))
+        let mut mine: Vec<(bool, usize, String)> = mine
+            .map(|(at, (key, cause))| (cause.is_solo(), at, matrix.name(key)))
             .collect();
         mine.sort_unstable();
         let mut words = Vec::new();
@@ -151,7 +156,7 @@ impl Spot {
                 words.push(format!("{word} {}", states.join(", ")));
             }
         }
-        let named = |(oracle, cause): &(String, String)| format!("{oracle}: {cause}");
+        let named = |key: &Key| format!("{} {}: {}", matrix.name(key), key.oracle, key.cause);
         words.extend(pair.causes.iter().map(named));
         Spot {
             answer: match pair.letter() {
@@ -160,8 +165,8 @@ impl Spot {
                 Letter::Refuted => Answer::Refuted,
             },
             detail: words.join("; "),
-            solo: !mine.is_empty() && mine.iter().all(|(solo, _)| *solo),
-            findings: mine.into_iter().map(|(_, number)| number).collect(),
+            solo: !mine.is_empty() && mine.iter().all(|(solo, ..)| *solo),
+            findings: mine.into_iter().map(|(_, at, name)| (at, name)).collect(),
         }
     }
 }

@@ -35,6 +35,8 @@ pub struct Report<'a> {
 pub struct Finding<'a> {
     /// What tells it from others, such as the race's name.
     pub name: String,
+    /// What docs/findings.md says that it is, if it does.
+    pub described: Option<&'static str>,
     /// What meets what, in a sentence.
     pub what: String,
     /// How large what is shown is, and what it was shrunk from.
@@ -65,6 +67,7 @@ impl<'a> Report<'a> {
                 Some(known) => known.replays.push(replay),
                 None => findings.push(Finding {
                     name: cell.race.to_owned(),
+                    described: None,
                     what: cell.what.to_owned(),
                     size: cell.size.clone(),
                     seen: &[],
@@ -88,13 +91,14 @@ impl<'a> Report<'a> {
         sum: String,
         matrix: &'a sweep::Matrix,
     ) -> Report<'a> {
-        let finding = |(nth, cause): (usize, &'a sweep::Cause)| {
+        let finding = |(key, cause): (&'a sweep::Key, &'a sweep::Cause)| {
             let acts = cause.cell.operations.iter().map(|of| of.act.name());
             let acts: Vec<&str> = acts.collect();
             let place = Place::of_cell(&cause.cell, &cause.example, discipline);
             let replay = format!("{place} {}", cause.example.schedule);
             Finding {
-                name: (nth + 1).to_string(),
+                name: matrix.name(key),
+                described: key.fault().map(|fault| fault.what),
                 what: format!("{}: {}", acts.join(" and "), cause.cell.state.what),
                 size: cause.shrunk.as_ref().map(ToString::to_string),
                 seen: &cause.cells,
@@ -107,7 +111,7 @@ impl<'a> Report<'a> {
             command,
             races: &[],
             sweeps: vec![Matrix::of_sweep(title, sum, matrix)],
-            findings: matrix.causes.values().enumerate().map(finding).collect(),
+            findings: matrix.causes.iter().map(finding).collect(),
         }
     }
 

@@ -103,7 +103,10 @@ fn overview(report: &Report<'_>) -> Markup {
                         @let violation = &finding.example.violation;
                         tr {
                             td { a.tag href={ "#f" (number) } { (finding.name) } }
-                            td { (violation.oracle) ": " (violation.cause) }
+                            td {
+                                (violation.oracle) ": " (violation.cause)
+                                @if let Some(what) = finding.described { br; span.dim { (what) } }
+                            }
                             td { (finding.what) }
                             td.number { (finding.seen.len().max(1)) }
                         }

@@ -14,7 +14,7 @@ use seamlock_tdx_abi::kvm::KVM_MEMORY_ENCRYPT_OP;
 use super::*;
 use crate::stress::desk::Desk;
 use crate::stress::finding::Findings;
-use crate::stress::known::Fault;
+use crate::stress::known;
 use crate::stress::watch::Watch;
 use crate::stress::worker::Worker;
 use crate::stress::world::{Open, Shape, Stage, gpa_of};
@@ -32,7 +32,7 @@ fn boot() -> World {
 
 fn boot_with(amd: bool) -> World {
     let desk = Arc::new(Desk::new(SHAPE.threads));
-    let faults = Fault::of(&V7_3).map(|fault| fault.race.to_owned());
+    let faults = known::of(&V7_3).map(str::to_owned);
     let findings = Arc::new(Findings::knowing(faults));
     let watch = Watch::new(SHAPE.lps(), desk, findings, &V7_3, (1, 0), Instant::now());
     World::boot(SHAPE, &V7_3, None, Arc::new(watch), amd).expect("a machine")

@@ -53,7 +53,7 @@ fn lanes_of(example: &Counterexample, rows: &[Row], thread: usize) -> Vec<Lane> 
         .iter()
         .any(|span| span.thread == thread && span.depth > 0)
     {
-        lanes.push(lane(Some(1), None, "SEAMCALL".to_owned()));
+        lanes.push(lane(Some(1), None, "SEAMCALL TDH.".to_owned()));
     }
     if rows
         .iter()

@@ -16,11 +16,25 @@ pub fn width_of(words: &str) -> f64 {
     words.chars().count() as f64 * CHARACTER
 }
 
-/// What stands in the bar of a line.
+/// What stands in the bar of a line: of a call that goes on, that it does, and of a SEAMCALL what its lane
+/// does not say.
 pub fn label(row: &Row) -> String {
-    let text = row.text.strip_prefix("… ").unwrap_or(&row.text);
-    let end = text.find([',', '→', '…']).unwrap_or(text.len());
-    text[..end].trim().to_owned()
+    if row.text.starts_with('…') {
+        return "goes on".to_owned();
+    }
+    let end = row.text.find([',', '→', '…']).unwrap_or(row.text.len());
+    let text = row.text[..end].trim();
+    text.strip_prefix("TDH.").unwrap_or(text).to_owned()
+}
+
+/// How much room a line takes.
+pub fn width(row: &Row) -> f64 {
+    match row.what {
+        What::Inner => width_of(&label(row)) + 12.0,
+        What::Busy => 46.0,
+        What::Lock | What::Other => 18.0,
+        What::Begins | What::Ends => 10.0,
+    }
 }
 
 impl Time {
@@ -28,12 +42,7 @@ impl Time {
     pub fn of(rows: &[Row]) -> Time {
         let mut x = 0.0;
         let column = |row: &Row| {
-            let width = match row.what {
-                What::Inner => width_of(&label(row)) + 12.0,
-                What::Busy => 46.0,
-                What::Lock | What::Other => 18.0,
-                What::Begins | What::Ends => 10.0,
-            };
+            let width = width(row);
             x += width;
             (row.first, row.last, x - width, width)
         };
