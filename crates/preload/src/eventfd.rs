@@ -63,13 +63,9 @@ impl Eventfds {
     pub fn of(&self, fd: c_int) -> Result<Known, Errno> {
         self.shown.with(|shown| {
             loop {
-                let number = number(fd)?;
-                let entry = shown.show(fd, number)?;
-                // Another thread may have given the descriptor to another file meanwhile.
-                if number == self::number(fd)? {
+                if let Some(entry) = shown.show(fd)? {
                     return Ok(Known { entry });
                 }
-                shown.forget(entry);
             }
         })
     }
@@ -84,22 +80,38 @@ impl Eventfds {
 }
 
 impl Shown {
-    /// The entry of a descriptor, which is open and an eventfd.
-    fn show(&mut self, fd: c_int, number: u64) -> Result<Entry, Errno> {
+    /// The entry of a descriptor; None when another thread gave it to another file meanwhile. One that was
+    /// shown already costs one system call.
+    fn show(&mut self, fd: c_int) -> Result<Option<Entry>, Errno> {
         let token = self.last + 1;
         match self.control(libc::EPOLL_CTL_ADD, fd, token) {
-            Ok(()) => self.last = token,
-            Err(libc::EEXIST) => return self.latest(fd).ok_or(Errno::ENOMEM),
-            // Ours was never there, or the VMM has closed it: what it watched is not known any more.
+            Ok(()) => {
+                self.last = token;
+                self.enter(fd, token)
+            }
+            Err(libc::EEXIST) => self.latest(fd).ok_or(Errno::ENOMEM).map(Some),
+            // Ours was never there, or the VMM has closed it, if it is not the VMM's that is closed: what it
+            // watched is not known any more.
             Err(libc::EBADF | libc::EINVAL) => {
+                number(fd)?;
                 self.entries.clear();
                 self.epoll = Some(new_epoll()?);
-                let added = self.control(libc::EPOLL_CTL_ADD, fd, token);
-                added.map_err(|_| Errno::ENOMEM)?;
-                self.last = token;
+                Ok(None)
             }
-            Err(_) => return Err(Errno::ENOMEM),
+            Err(_) => number(fd).and(Err(Errno::ENOMEM)),
         }
+    }
+
+    /// Keeps a new entry, if it is an eventfd's.
+    fn enter(&mut self, fd: c_int, token: u64) -> Result<Option<Entry>, Errno> {
+        let number = number(fd);
+        if self.control(libc::EPOLL_CTL_MOD, fd, token) != Ok(()) {
+            return Ok(None);
+        }
+        let number = number.inspect_err(|_| {
+            // It watches nothing else for long.
+            let _ = self.control(libc::EPOLL_CTL_DEL, fd, token);
+        })?;
         let open = self.tokens();
         self.entries.retain(|entry| open.contains(&entry.token));
         let same = self.entries.iter().find(|entry| entry.number == number);
@@ -110,17 +122,11 @@ impl Shown {
             id: same.map_or(token, |entry| entry.id),
         };
         self.entries.push(entry);
-        Ok(entry)
+        Ok(Some(entry))
     }
 
     fn latest(&self, fd: c_int) -> Option<Entry> {
         self.entries.iter().rfind(|entry| entry.fd == fd).copied()
-    }
-
-    fn forget(&mut self, entry: Entry) {
-        // It is gone already where its file was closed.
-        let _ = self.control(libc::EPOLL_CTL_DEL, entry.fd, entry.token);
-        self.entries.retain(|other| other.token != entry.token);
     }
 
     /// `epoll_ctl`, for no events.
