@@ -66,12 +66,13 @@ impl Tally {
 }
 
 /// What any user can make v7.3.4 assert: it does not count vCPUs before it finalises a TD, takes the
-/// width of its EPT from the vCPU's CPUID, and injects an NMI into a vCPU that the module has disabled
-/// after an exit that can't be recovered from.
-const KNOWN: [&str; 3] = [
+/// width of its EPT from the vCPU's CPUID, injects an NMI into a vCPU that the module has disabled
+/// after an exit that can't be recovered from, and pre-faults on a vCPU that was never initialised.
+const KNOWN: [&str; 4] = [
     "tdx_inject_nmi: tdh_vp_wr_failed: TDH.VP.WR failed with TDX_VCPU_STATE_INCORRECT",
     "tdx_td_finalize: TDH.MR.FINALIZE failed with TDX_NO_VCPUS",
     "tdx_load_mmu_pgd: the vCPU's CPUID has another GPA width than the TD",
+    "tdx_load_mmu_pgd: tdh_vp_wr_failed: TDH.VP.WR failed with TDX_PAGE_METADATA_INCORRECT(RCX)",
 ];
 
 /// Hears of KVM's own bugs.
