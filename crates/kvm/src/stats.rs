@@ -197,12 +197,16 @@ pub(crate) const PAGES_4K: usize = word(VM, "pages_4k");
 pub(crate) const BLOCKING: usize = word(VCPU, "blocking");
 pub(crate) const PF_TAKEN: usize = word(VCPU, "pf_taken");
 pub(crate) const PF_FIXED: usize = word(VCPU, "pf_fixed");
+pub(crate) const PF_EMULATE: usize = word(VCPU, "pf_emulate");
 pub(crate) const PF_SPURIOUS: usize = word(VCPU, "pf_spurious");
 pub(crate) const EXITS: usize = word(VCPU, "exits");
 pub(crate) const IO_EXITS: usize = word(VCPU, "io_exits");
 pub(crate) const SIGNAL_EXITS: usize = word(VCPU, "signal_exits");
 pub(crate) const HALT_EXITS: usize = word(VCPU, "halt_exits");
 pub(crate) const HYPERCALLS: usize = word(VCPU, "hypercalls");
+pub(crate) const IRQ_EXITS: usize = word(VCPU, "irq_exits");
+pub(crate) const REQUEST_IRQ_EXITS: usize = word(VCPU, "request_irq_exits");
+pub(crate) const DIRECTED_YIELDS: usize = word(VCPU, "directed_yield_attempted");
 pub(crate) const NMI_INJECTIONS: usize = word(VCPU, "nmi_injections");
 pub(crate) const NOTIFY_EXITS: usize = word(VCPU, "notify_window_exits");
 

@@ -639,7 +639,7 @@ fn vcpu_rows() -> Vec<Row> {
             Finalized,
             pre_fault(MEMORY, 4096, 0),
             Errno::ENOENT,
-            "mmu.c:4734",
+            "mmu.c:5051",
         ),
         refused(KVM_GET_REGS),
         refused(KVM_SET_SREGS2),

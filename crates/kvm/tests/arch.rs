@@ -132,12 +132,12 @@ fn s390_queues_both_of_its_ioctls_without_the_mutex() {
     let emergency = 0xffff_1201;
     let mut irq = [0; 18];
     irq[0] = emergency;
-    is_queued_while_running(&arch::S390, arch::KVM_S390_IRQ, &irq, 1);
+    is_queued_while_running(&arch::S390, arch::KVM_S390_IRQ, &irq, 2);
     is_queued_while_running(
         &arch::S390,
         arch::KVM_S390_INTERRUPT,
         &[emergency, 0, 0, 0],
-        1,
+        2,
     );
 }
 
@@ -225,7 +225,9 @@ fn interrupts_are_taken_back_and_refused_as_each_architecture_does() {
         );
     };
     refused(&arch::LOONGARCH, KVM_INTERRUPT, &[0], Errno::EINVAL);
-    refused(&arch::LOONGARCH, KVM_INTERRUPT, &[64], Errno::EINVAL);
+    // EXCCODE_INT_NUM is 15, and the last is that of message interrupts.
+    refused(&arch::LOONGARCH, KVM_INTERRUPT, &[15], Errno::EINVAL);
+    refused(&arch::LOONGARCH, KVM_INTERRUPT, &[14], Errno::EINVAL);
     refused(&arch::MIPS, KVM_INTERRUPT, &[SET, 5], Errno::EINVAL);
     refused(&arch::MIPS, KVM_INTERRUPT, &[9, 2], Errno::EINVAL);
     refused(
@@ -265,6 +267,28 @@ fn s390_takes_one_external_call_at_a_time() {
     let call = machine.words([0xffff_1202, 0, 0, 0]);
     let inject = || machine.call(machine.vcpus[0], arch::KVM_S390_INTERRUPT, call);
     assert_eq!((inject(), inject()), (Ok(0), Err(Errno::EBUSY)));
+}
+
+#[test]
+fn s390_looks_at_the_sender_the_flags_and_whether_the_vcpu_is_stopped() {
+    const EXTERNAL_CALL: u32 = 0xffff_1202;
+    const STOP: u32 = 0xfffe_0000;
+    const SET_PREFIX: u32 = 0xfffe_0002;
+    let machine = machine(&arch::S390, 1);
+    let inject = |kind: u32, parm: u32| {
+        let at = machine.words([kind, parm, 0, 0]);
+        machine.call_unless_locked(machine.vcpus[0], arch::KVM_S390_INTERRUPT, at)
+    };
+    // interrupt.c s390int_to_s390irq, __inject_extcall, __inject_sigp_stop, __inject_set_prefix.
+    assert_eq!(inject(EXTERNAL_CALL, 1 << 16), Err(Errno::EINVAL));
+    assert_eq!(inject(EXTERNAL_CALL, 7), Err(Errno::EINVAL));
+    assert_eq!(inject(STOP, 2), Err(Errno::EINVAL));
+    assert_eq!(inject(STOP, 0), Ok(0));
+    machine.while_running(0, |_| {
+        while inject(SET_PREFIX, 0) != Err(Errno::EBUSY) {
+            std::thread::yield_now();
+        }
+    });
 }
 
 #[test]

@@ -150,7 +150,7 @@ fn closing_the_file_takes_its_pages_out_and_leaves_the_slot_without_memory() {
 }
 
 #[test]
-fn a_page_with_a_memory_error_leaves_the_td_and_does_not_come_back() {
+fn a_page_with_a_memory_error_leaves_the_td_until_a_hole_is_punched() {
     let vmm = boot();
     let td = vmm.build(1);
     load(&vmm, &td, GPA, 1).unwrap();
@@ -161,6 +161,10 @@ fn a_page_with_a_memory_error_leaves_the_td_and_does_not_come_back() {
     assert_eq!(leaves(&vmm), [0u64; 0]);
     assert_eq!(load(&vmm, &td, GPA, 1), Err(Errno::EHWPOISON));
     assert_eq!(load(&vmm, &td, GPA + 4096, 1), Ok(0));
+    // Another page takes its place when the hole is punched.
+    let punch = FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE;
+    assert_eq!(fallocate(&vmm, td.gmem, punch, GPA, 4096), Ok(0));
+    assert_eq!(load(&vmm, &td, GPA, 1), Ok(0));
     drop(file);
     assert_clean_end(&vmm, &td);
 }
@@ -274,5 +278,74 @@ fn a_slot_without_guest_memfd_can_move_and_change_flags() {
     assert_eq!(set(4096, KVM_MEM_LOG_DIRTY_PAGES), Ok(0));
     // A TD has no read-only memory.
     assert_eq!(set(4096, KVM_MEM_READONLY), Err(Errno::EINVAL));
+    assert_clean_end(&vmm, &td);
+}
+
+#[test]
+fn a_machine_out_of_memory_refuses_a_page_that_needs_a_table_and_takes_it_later() {
+    // mmu.c mmu_topup_memory_caches: -ENOMEM.
+    use seamlock_kvm::{Host, Options, Process};
+    let platform = seamlock_tdx_module::Platform::sapphire_rapids(1 << 30, 4);
+    let host = Host::boot_with(platform, Options::default()).expect("the module comes up");
+    let vmm = Vmm::on(host, Process::new(1));
+    let mut td = vmm.create_td();
+    vmm.init_vm(&td).unwrap();
+    td.gmem = vmm.gmem(td.vm, 1 << 30).unwrap() as i32;
+    vmm.slot(&td, 0, 0, 1 << 30).unwrap();
+    vmm.attributes(td.vm, 0, 1 << 30, KVM_MEMORY_ATTRIBUTE_PRIVATE)
+        .unwrap();
+    let vcpu = vmm.create_vcpu(&mut td, 0).unwrap() as i32;
+    vmm.set_cpuid(vcpu).unwrap();
+    vmm.init_vcpu(vcpu).unwrap();
+    load(&vmm, &td, 0, 1).unwrap();
+    let hog = vmm.gmem(td.vm, 1 << 31).expect("a guest_memfd") as i32;
+    let all = fallocate(&vmm, hog, FALLOC_FL_KEEP_SIZE, 0, 1 << 31);
+    assert_eq!(all, Err(Errno::ENOMEM));
+    // Each page needs a table of its own.
+    let far = |i: u64| i << 21;
+    let refused = (1..512).find(|i| load(&vmm, &td, far(*i), 1).is_err());
+    let refused = far(refused.expect("memory ends"));
+    assert_eq!(load(&vmm, &td, refused, 1), Err(Errno::ENOMEM));
+    vmm.close(hog);
+    assert_eq!(load(&vmm, &td, refused, 1), Ok(0));
+    assert_clean_end(&vmm, &td);
+}
+
+#[test]
+fn shared_memory_in_a_guest_memfd_is_faulted_in_from_there() {
+    // mmu.c:4654 __kvm_mmu_faultin_pfn: a slot whose file can be mapped has its shared memory there.
+    let vmm = boot();
+    let mut td = vmm.create_td();
+    vmm.init_vm(&td).unwrap();
+    let mut args = KvmCreateGuestMemfd {
+        size: MEMORY,
+        flags: u64::from(GUEST_MEMFD_FLAG_MMAP),
+        ..KvmCreateGuestMemfd::default()
+    };
+    td.gmem = vmm
+        .ioctl_with(td.vm, KVM_CREATE_GUEST_MEMFD, &mut args)
+        .unwrap() as i32;
+    vmm.slot(&td, 0, 0, MEMORY).unwrap();
+    let vcpu = vmm.create_vcpu(&mut td, 0).unwrap() as i32;
+    vmm.set_cpuid(vcpu).unwrap();
+    vmm.init_vcpu(vcpu).unwrap();
+    vmm.finalize(&td).unwrap();
+    let prefault = || {
+        let mut range = KvmPreFaultMemory {
+            gpa: GPA,
+            size: 4096,
+            ..Default::default()
+        };
+        vmm.ioctl_with(vcpu, KVM_PRE_FAULT_MEMORY, &mut range)
+    };
+    assert_eq!(prefault(), Ok(0));
+    let file = vmm.process.file(td.gmem).unwrap();
+    let Kind::Gmem(gmem) = file.kind() else {
+        panic!("no guest_memfd")
+    };
+    assert!(gmem.page(GPA / 4096).is_some());
+    gmem.memory_failure(&vmm.process.task(&vmm.control), GPA);
+    assert_eq!(prefault(), Err(Errno::EHWPOISON));
+    drop(file);
     assert_clean_end(&vmm, &td);
 }

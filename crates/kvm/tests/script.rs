@@ -1,106 +1,16 @@
 //! Exits that a guest can cause, driven by scripts: what user space gets, and what the guest gets back.
 
+mod scripted;
 mod vmm;
 
-use std::sync::Arc;
-
+use scripted::Scripted;
+use seamlock_kvm::Bug;
 use seamlock_kvm::bug::What;
-use seamlock_kvm::discipline::{Discipline, SEALED, V7_3};
-use seamlock_kvm::guest::script::{Script, parse};
-use seamlock_kvm::{Bug, Kvm, Options};
-use seamlock_sync::Private;
+use seamlock_kvm::discipline::{SEALED, V7_3};
 use seamlock_tdx_abi::kvm::*;
 use seamlock_tdx_abi::{Leaf, TdxStatus};
 use sha2::{Digest, Sha384};
-use vmm::{Reply, Td, Vmm, boot_with};
-use zerocopy::{FromBytes, IntoBytes};
-
-/// A machine whose guest follows a script, and what it said of its steps.
-struct Scripted {
-    vmm: Vmm,
-    td: Td,
-    kvm: Arc<Kvm>,
-    seen: Arc<Private<Vec<String>>>,
-}
-
-impl Scripted {
-    fn new(script: &str) -> Scripted {
-        Scripted::under(&V7_3, script)
-    }
-
-    fn under(discipline: &'static Discipline, script: &str) -> Scripted {
-        let seen = Arc::new(Private::new(Vec::new()));
-        let listener = {
-            let seen = seen.clone();
-            Box::new(move |outcome: &seamlock_kvm::guest::script::Outcome| {
-                seen.with(|seen| seen.push(outcome.seen.clone()));
-            })
-        };
-        let steps = parse(script).expect("a script");
-        let guest = Arc::new(Script::new(steps, listener));
-        let vmm = boot_with(Options {
-            guest,
-            discipline,
-            ..Options::default()
-        });
-        let td = vmm.build(1);
-        // MapGPA looks at the guest's MAXPHYADDR.
-        let entry = |function, eax, ecx| KvmCpuidEntry2 {
-            function,
-            eax,
-            ecx,
-            ..KvmCpuidEntry2::default()
-        };
-        let mut cpuid = KvmCpuid2 {
-            nent: 3,
-            padding: 0,
-        }
-        .as_bytes()
-        .to_vec();
-        cpuid.extend_from_slice(entry(1, 0, 1 << 21).as_bytes());
-        cpuid.extend_from_slice(entry(0x8000_0000, 0x8000_0008, 0).as_bytes());
-        cpuid.extend_from_slice(entry(0x8000_0008, 52, 0).as_bytes());
-        let cpuid = vmm.process.map_copy(&cpuid);
-        assert_eq!(vmm.ioctl(td.vcpus[0], KVM_SET_CPUID2, cpuid), Ok(0));
-        vmm.finalize(&td).expect("finalized");
-        let kvm = vmm.host.live_vms().remove(0);
-        Scripted { vmm, td, kvm, seen }
-    }
-
-    fn run(&self) -> Reply {
-        self.vmm.ioctl(self.td.vcpus[0], KVM_RUN, 0)
-    }
-
-    /// KVM_RUN that gives this exit, with its data.
-    fn exit<T: FromBytes + IntoBytes>(&self, reason: u32) -> T {
-        assert_eq!(self.run(), Ok(0));
-        self.data(reason)
-    }
-
-    fn data<T: FromBytes + IntoBytes>(&self, reason: u32) -> T {
-        let mut found = [0; 4];
-        self.read(8, &mut found);
-        assert_eq!(u32::from_le_bytes(found), reason);
-        let mut data = T::new_zeroed();
-        self.read(EXIT_DATA_OFFSET, data.as_mut_bytes());
-        data
-    }
-
-    fn read(&self, offset: usize, out: &mut [u8]) {
-        let vcpu = self.kvm.vcpus().next().expect("a vCPU");
-        vcpu.run_page().read(offset, out);
-    }
-
-    fn write(&self, offset: usize, bytes: &[u8]) {
-        let vcpu = self.kvm.vcpus().next().expect("a vCPU");
-        vcpu.run_page().write(offset, bytes);
-    }
-
-    /// What the guest saw of its steps so far.
-    fn seen(&self) -> Vec<String> {
-        self.seen.with(|seen| seen.clone())
-    }
-}
+use zerocopy::IntoBytes;
 
 #[test]
 fn ports_go_to_user_space_and_its_data_comes_back() {

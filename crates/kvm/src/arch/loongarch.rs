@@ -18,8 +18,10 @@ pub struct Loongarch;
 /// The machine's.
 pub static LOONGARCH: Loongarch = Loongarch;
 
-/// Interrupts that the queue has room for.
-const IRQS: u32 = 64;
+/// `EXCCODE_INT_NUM`.
+const IRQS: u32 = 15;
+/// `INT_AVEC`, of a guest with message interrupts, which none has here.
+const INT_AVEC: u32 = 14;
 
 impl Arch for Loongarch {
     fn name(&self) -> &'static str {
@@ -40,18 +42,18 @@ impl Arch for Loongarch {
     }
 }
 
-/// `kvm_vcpu_ioctl_interrupt`. The kernel sets whatever bit it is told; beyond the bitmap is refused
-/// here.
+/// `kvm_vcpu_ioctl_interrupt`.
 fn interrupt(task: &Task, vcpu: &VcpuRef, arg: u64) -> Result<i64> {
-    const SITE: &str = "arch/loongarch/kvm/vcpu.c:1492 kvm_arch_vcpu_unlocked_ioctl";
+    const SITE: &str = "arch/loongarch/kvm/vcpu.c kvm_vcpu_ioctl_interrupt";
     let irq: i32 = task.get(arg, SITE)?;
-    if irq == 0 || irq.unsigned_abs() >= IRQS {
+    let vector = irq.unsigned_abs();
+    if irq == 0 || vector >= IRQS || vector == INT_AVEC {
         return fail(Errno::EINVAL, SITE, "no such interrupt");
     }
     if irq > 0 {
-        vcpu.arch().queue(irq.unsigned_abs());
+        vcpu.arch().queue(vector);
     } else {
-        vcpu.arch().dequeue(irq.unsigned_abs());
+        vcpu.arch().dequeue(vector);
     }
     vcpu.kick();
     Ok(0)

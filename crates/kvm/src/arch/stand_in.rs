@@ -30,6 +30,7 @@ pub(super) fn run(task: &Task, vcpu: &VcpuRef, take: impl Fn() -> Option<u32>) -
     if immediate_exit(vcpu) {
         return fail(Errno::EINTR, SITE, "immediate_exit is set");
     }
+    vcpu.state.with(|state| state.has_run = true);
     loop {
         if vcpu.is_vm_dead_requested() {
             return fail(Errno::EIO, SITE, "the VM is dead");

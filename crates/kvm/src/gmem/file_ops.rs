@@ -119,7 +119,8 @@ impl Gmem {
     }
 
     /// `kvm_gmem_error_folio`: the page at `offset` had a memory error. It leaves the guest's page
-    /// tables; who touches it next gets EHWPOISON. `memory_failure` has the folio locked all the while.
+    /// tables; who touches it next gets EHWPOISON, until PUNCH_HOLE makes room for another page.
+    /// `memory_failure` has the folio locked all the while.
     pub fn memory_failure(&self, task: &Task, offset: u64) {
         let _entered = self.kvm.host.enter();
         let index = offset / PAGE_SIZE;

@@ -76,7 +76,10 @@ impl Cache {
     }
 
     fn take_range(&mut self, start: u64, end: u64) -> Vec<Hpa> {
-        self.prepared.retain(|index| !(start..end).contains(index));
+        // They are of the page, and the next one is another.
+        for marked in [&mut self.prepared, &mut self.poisoned] {
+            marked.retain(|index| !(start..end).contains(index));
+        }
         take_range(&mut self.nodes, start, end)
     }
 
@@ -188,10 +191,14 @@ impl Folios {
         self.cache.with(|cache| cache.prepared.contains(&index))
     }
 
-    /// Marks the page as having a memory error.
+    /// Marks the page, if there is one, as having a memory error.
     pub fn poison(&self, index: u64) {
         announce(Action::Store, self.cell, index);
-        self.cache.with(|cache| cache.poisoned.insert(index));
+        self.cache.with(|cache| {
+            if cache.get(index).is_some() {
+                cache.poisoned.insert(index);
+            }
+        });
     }
 
     /// Pages allocated.

@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use seamlock_tdx_abi::kvm::{
     Errno, KVM_IOEVENTFD_FLAG_DATAMATCH, KVM_IOEVENTFD_FLAG_DEASSIGN, KVM_IOEVENTFD_FLAG_PIO,
-    KVM_IRQFD_FLAG_DEASSIGN, KVM_IRQFD_FLAG_RESAMPLE, KvmIoeventfd, KvmIrqfd,
+    KVM_IOEVENTFD_FLAG_VIRTIO_CCW_NOTIFY, KVM_IRQFD_FLAG_DEASSIGN, KVM_IRQFD_FLAG_RESAMPLE,
+    KvmIoeventfd, KvmIrqfd,
 };
 
 use crate::error::{Error, Result, fail};
@@ -14,9 +15,11 @@ use crate::task::Task;
 use crate::vm::eventfds::EventFd;
 use crate::vm::{Irqchip, Kvm};
 
-/// Every flag that KVM_IOEVENTFD knows, VIRTIO_CCW_NOTIFY of s390 included.
-const IOEVENTFD_FLAGS: u32 =
-    KVM_IOEVENTFD_FLAG_DATAMATCH | KVM_IOEVENTFD_FLAG_PIO | KVM_IOEVENTFD_FLAG_DEASSIGN | 1 << 3;
+/// Every flag that KVM_IOEVENTFD knows.
+const IOEVENTFD_FLAGS: u32 = KVM_IOEVENTFD_FLAG_DATAMATCH
+    | KVM_IOEVENTFD_FLAG_PIO
+    | KVM_IOEVENTFD_FLAG_DEASSIGN
+    | KVM_IOEVENTFD_FLAG_VIRTIO_CCW_NOTIFY;
 
 /// `eventfd_ctx_fdget`.
 pub(super) fn eventfd(task: &Task, fd: u32) -> Result<Arc<dyn EventFd>> {

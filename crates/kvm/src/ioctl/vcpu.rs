@@ -5,9 +5,9 @@ use seamlock_tdx_abi::kvm::{
     Errno, KVM_CAP_ENFORCE_PV_FEATURE_CPUID, KVM_CAP_HYPERV_DIRECT_TLBFLUSH,
     KVM_CAP_HYPERV_ENFORCE_CPUID, KVM_CAP_HYPERV_ENLIGHTENED_VMCS, KVM_CAP_HYPERV_SYNIC,
     KVM_CAP_HYPERV_SYNIC2, KVM_MP_STATE_AP_RESET_HOLD, KVM_MP_STATE_HALTED,
-    KVM_MP_STATE_INIT_RECEIVED, KVM_MP_STATE_SIPI_RECEIVED, KVM_MP_STATE_UNINITIALIZED,
-    KVM_X86_TDX_VM, KvmEnableCap, KvmMpState, KvmPreFaultMemory, KvmSignalMask, KvmTprAccessCtl,
-    KvmVapicAddr,
+    KVM_MP_STATE_INIT_RECEIVED, KVM_MP_STATE_RUNNABLE, KVM_MP_STATE_SIPI_RECEIVED,
+    KVM_MP_STATE_UNINITIALIZED, KVM_X86_TDX_VM, KvmEnableCap, KvmMpState, KvmPreFaultMemory,
+    KvmSignalMask, KvmTprAccessCtl, KvmVapicAddr,
 };
 
 use super::hyperv::EVMCS_VERSIONS;
@@ -50,9 +50,16 @@ pub(super) fn pre_fault_memory(task: &Task, vcpu: &VcpuRef, arg: u64) -> Result<
 }
 
 pub(super) fn get_mp_state(task: &Task, vcpu: &VcpuRef, arg: u64) -> Result<i64> {
-    let _loaded = vcpu.load(task);
-    let state = KvmMpState {
-        mp_state: vcpu.mp_state(),
+    let state = {
+        let _loaded = vcpu.load(task);
+        let _srcu = vcpu.kvm().srcu.read();
+        let mp_state = match vcpu.mp_state() {
+            KVM_MP_STATE_HALTED | KVM_MP_STATE_AP_RESET_HOLD if vcpu.is_unhalted() => {
+                KVM_MP_STATE_RUNNABLE
+            }
+            state => state,
+        };
+        KvmMpState { mp_state }
     };
     task.put(arg, &state, "virt/kvm/kvm_main.c:4600 kvm_vcpu_ioctl")?;
     Ok(0)

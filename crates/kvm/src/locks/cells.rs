@@ -44,6 +44,8 @@ pub static VCPU_CPU: Class = Class::new("vcpu->cpu");
 pub static VCPU_STATE: Class = Class::new("vcpu_tdx->state");
 /// `vcpu->arch.mp_state`.
 pub static MP_STATE: Class = Class::new("vcpu->arch.mp_state");
+/// `vcpu->arch.pv.pv_unhalted`.
+pub static PV_UNHALTED: Class = Class::new("vcpu->arch.pv.pv_unhalted");
 /// `vcpu->requests`.
 pub static REQUESTS: Class = Class::new("vcpu->requests");
 /// `vcpu->mode`.

@@ -106,6 +106,11 @@ pub static ORDER: &[Edge] = &[
         "s390 interrupt.c kvm_s390_deliver_pending_interrupts",
     ),
     edge(
+        &SRCU,
+        &LOCAL_INT,
+        "s390.c kvm_arch_vcpu_unlocked_ioctl: kvm_s390_inject_vcpu",
+    ),
+    edge(
         &FILEMAP_LOCK,
         &MMU_LOCK,
         "guest_memfd.c kvm_gmem_punch_hole",

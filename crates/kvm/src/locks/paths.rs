@@ -165,7 +165,10 @@ paths! {
     "KVM_TDX_FINALIZE_VM" => "tdx.c tdx_td_finalize", [
         Part::Steps(|c| c.vm), Part::Steps(|c| c.finalize_vm), Part::MrFinalize];
     "KVM_RUN" => "x86.c kvm_arch_vcpu_ioctl_run", [VCPU, LOAD, Part::Takes(&[inside(&SRCU)])];
-    "KVM_GET_MP_STATE" => "kvm_main.c kvm_vcpu_ioctl", [VCPU, LOAD];
+    "KVM_GET_MP_STATE" => "x86.c kvm_arch_vcpu_ioctl_get_mpstate", [
+        VCPU, LOAD, Part::Takes(&[inside(&SRCU)])];
+    "KVM_SET_VCPU_EVENTS" => "x86.c kvm_arch_vcpu_ioctl", [
+        VCPU, LOAD, Part::Takes(&[inside(&SRCU)])];
     "KVM_SET_MP_STATE" => "kvm_main.c kvm_vcpu_ioctl", [VCPU, LOAD];
     "KVM_PRE_FAULT_MEMORY" => "kvm_main.c kvm_vcpu_pre_fault_memory", [
         VCPU, LOAD, Part::Takes(&[inside(&SRCU), read(&MMU_LOCK)])];

@@ -2,8 +2,10 @@
 
 use seamlock_sync::{Name, ReadGuard, Shared, relax, relax_until_changed};
 use seamlock_tdx_abi::Hpa;
+use seamlock_tdx_abi::kvm::Errno;
 
 use super::mirror::{Child, FROZEN, Spte, Table};
+use crate::error::Error;
 use crate::host::Owner;
 use crate::stats;
 use crate::task::Task;
@@ -20,6 +22,16 @@ pub(crate) enum Mapped {
     Spurious,
     /// Something was in the way; try again.
     Retry(InTheWay),
+    /// There is no memslot: the access is MMIO (`RET_PF_EMULATE`).
+    Emulate,
+    /// There is no memory for a table (-ENOMEM of `mmu_topup_memory_caches`).
+    NoMemory,
+}
+
+/// What [`Mapped::NoMemory`] is to user space.
+pub(crate) fn no_memory() -> Error {
+    const SITE: &str = "arch/x86/kvm/mmu/mmu.c mmu_topup_memory_caches";
+    Error::new(Errno::ENOMEM, SITE, "memory is exhausted")
 }
 
 /// What a retry loop waits for, where it would otherwise spin.
@@ -77,8 +89,8 @@ pub(crate) fn kvm_tdp_mmu_map(
             Spte::Frozen => return Mapped::Retry(InTheWay::Cell(entry.name())),
             Spte::Present(_) => {}
             Spte::None => {
-                if let Err(busy) = link_table(task, kvm, vcpu, table, index, mmu) {
-                    return Mapped::Retry(busy);
+                if let Err(instead) = link_table(task, kvm, vcpu, table, index, mmu) {
+                    return instead;
                 }
             }
         }
@@ -119,7 +131,7 @@ fn map_leaf(
     }
 }
 
-/// `tdp_mmu_link_sp`: a new table below an entry. An error says what was in the way.
+/// `tdp_mmu_link_sp`: a new table below an entry. An error is what the fault comes to instead.
 #[cold]
 fn link_table(
     task: &Task,
@@ -128,16 +140,16 @@ fn link_table(
     table: &Table,
     index: usize,
     mmu: &ReadGuard<()>,
-) -> Result<(), InTheWay> {
+) -> Result<(), Mapped> {
     let entry = table.entry(index);
     let owner = Owner::vcpu(kvm.number, vcpu.born_at() as u64);
-    // The caller topped up the vCPU's cache of pages, so the kernel has one here.
+    // The kernel takes it from the vCPU's cache of pages, which was topped up before the fault.
     let Some(sept_page) = kvm.host.alloc_page(owner) else {
-        return Err(InTheWay::Past);
+        return Err(Mapped::NoMemory);
     };
     if entry.compare_exchange(0, FROZEN).is_err() {
         kvm.host.free_page(owner, sept_page);
-        return Err(InTheWay::Past);
+        return Err(Mapped::Retry(InTheWay::Past));
     }
     let gfn = table.gfn_of(index);
     match sept::tdx_sept_map_nonleaf_spte(task, kvm, gfn, table.level(), sept_page, mmu) {
@@ -157,7 +169,7 @@ fn link_table(
         External::Failed(busy) => {
             entry.store(0);
             kvm.host.free_page(owner, sept_page);
-            Err(busy)
+            Err(Mapped::Retry(busy))
         }
     }
 }

@@ -16,7 +16,7 @@ use seamlock_sync::{Shared, WriteGuard};
 
 use crate::locks::cells;
 
-pub(crate) use map::{InTheWay, Leaf, Mapped, kvm_tdp_mmu_map};
+pub(crate) use map::{InTheWay, Leaf, Mapped, kvm_tdp_mmu_map, no_memory};
 pub use mirror::{FROZEN, Spte, Table};
 pub(crate) use reload::kvm_mmu_reload;
 

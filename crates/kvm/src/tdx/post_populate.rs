@@ -20,7 +20,7 @@ use crate::error::{Error, Result, fail};
 use crate::gmem::PrivatePage;
 use crate::mmu::{Leaf, Mapped};
 use crate::task::Task;
-use crate::vcpu::{Vcpu, kvm_tdp_map_page};
+use crate::vcpu::{Vcpu, kvm_tdp_page_prefault};
 use crate::vm::Kvm;
 
 /// One KVM_TDX_INIT_MEM_REGION that is under way.
@@ -91,7 +91,10 @@ impl Load<'_> {
             match mapped {
                 Mapped::Fixed => return Ok(()),
                 Mapped::Spurious if kvm.discipline.outcomes.spurious_is_success => return Ok(()),
-                Mapped::Spurious => return fail(Errno::EIO, SITE, "the page is mapped already"),
+                Mapped::NoMemory => return Err(crate::mmu::no_memory()),
+                Mapped::Spurious | Mapped::Emulate => {
+                    return fail(Errno::EIO, SITE, "the page is mapped already");
+                }
                 Mapped::Retry(busy) => busy.relax(),
             }
         }
@@ -101,7 +104,7 @@ impl Load<'_> {
     fn premap(&self, page: PrivatePage) -> Result<()> {
         const SITE: &str = "v6.16 tdx.c:3181 tdx_gmem_post_populate";
         let (task, kvm) = (self.task, self.kvm);
-        kvm_tdp_map_page(task, kvm, self.vcpu, page.gfn.gpa())?;
+        kvm_tdp_page_prefault(task, kvm, self.vcpu, page.gfn.gpa(), true)?;
         let Some(tdr) = kvm.tdx.tdr() else {
             return fail(Errno::EIO, SITE, "the TD has no TDR");
         };

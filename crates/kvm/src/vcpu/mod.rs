@@ -6,12 +6,15 @@
 //! | all of `State` | `vcpu->mutex`, or the VM-state guard, which holds it |
 //! | `cpu` | changed with preemption off by the CPU that has the vCPU; read by others |
 //! | `td_state` | `vcpu->mutex`; read in IPI context |
-//! | `mp_state`, `requests`, `mode` | nothing |
+//! | `mp_state`, `pv_unhalted`, `requests`, `mode` | nothing |
 
+mod apic;
 mod create;
 mod dirty_ring;
+mod events;
 mod exit;
 mod load;
+mod prefault;
 pub(crate) mod registers;
 mod run;
 mod sync_regs;
@@ -23,7 +26,7 @@ use std::sync::atomic::{AtomicI64, Ordering::SeqCst};
 
 use seamlock_sync::{Mutex, Private, Shared, WaitQueue, Word};
 use seamlock_tdx_abi::Hpa;
-use seamlock_tdx_abi::kvm::{KvmCpuidEntry2, KvmVcpuEvents};
+use seamlock_tdx_abi::kvm::{KVM_MP_STATE_RUNNABLE, KvmCpuidEntry2, KvmVcpuEvents};
 use seamlock_tdx_abi::regs::Regs;
 
 use crate::arch::VcpuArch;
@@ -36,20 +39,16 @@ use crate::vm::Kvm;
 pub(crate) use create::kvm_vm_ioctl_create_vcpu;
 use dirty_ring::DirtyRing;
 pub use load::Loaded;
+pub(crate) use prefault::{kvm_tdp_page_prefault, kvm_vcpu_pre_fault_memory};
 pub(crate) use registers::{HypervVcpu, Registers};
 pub use run::IMMEDIATE_EXIT_IS_SET;
-pub(crate) use run::{
-    kvm_arch_vcpu_ioctl_run, kvm_tdp_map_page, kvm_vcpu_pre_fault_memory, wait_for_init,
-};
+pub(crate) use run::{kvm_arch_vcpu_ioctl_run, wait_for_init};
 
 /// `KVM_REQ_VM_DEAD`.
 pub const REQ_VM_DEAD: u64 = 1;
 /// `KVM_REQ_OUTSIDE_GUEST_MODE`.
 pub const REQ_OUTSIDE_GUEST_MODE: u64 = 1 << 1;
 
-const APIC_DEFAULT_PHYS_BASE: u64 = 0xfee0_0000;
-/// `MSR_IA32_APICBASE_BSP`.
-const BSP: u64 = 1 << 8;
 /// `KVM_MAX_MCE_BANKS`.
 const KVM_MAX_MCE_BANKS: u64 = 32;
 
@@ -127,6 +126,8 @@ pub(crate) struct State {
     pub(crate) events: KvmVcpuEvents,
     /// Registers for the next TDH.VP.ENTER (`vp_enter_args`).
     pub(crate) vp_enter: Regs,
+    /// The last TD exit was a halt, and the guest said that interrupts can't wake it.
+    pub(crate) halted_with_interrupts_blocked: bool,
     /// MSRs that KVM emulates, where the guest wrote them.
     pub(crate) msrs: BTreeMap<u32, u64>,
     /// The VM's feature MSRs are user space's to set up: they start as zero.
@@ -178,6 +179,8 @@ pub struct Vcpu {
     cpu: Shared<i64>,
     td_state: Shared<VcpuTdState>,
     mp_state: Shared<u32>,
+    /// `vcpu->arch.pv.pv_unhalted`: another vCPU's hypercall ended this one's halt.
+    pv_unhalted: Shared<bool>,
     requests: Shared<u64>,
     mode: Shared<Mode>,
     exits: Shared<u64>,
@@ -202,6 +205,7 @@ impl Vcpu {
             cpu: Shared::new(cells::VCPU_CPU.of(vm, n), -1),
             td_state: Shared::new(cells::VCPU_STATE.of(vm, n), VcpuTdState::Uninitialized),
             mp_state: Shared::new(cells::MP_STATE.of(vm, n), 0),
+            pv_unhalted: Shared::new(cells::PV_UNHALTED.of(vm, n), false),
             requests: Shared::new(cells::REQUESTS.of(vm, n), 0),
             mode: Shared::new(cells::VCPU_MODE.of(vm, n), Mode::Outside),
             exits: Shared::new(cells::VCPU_EXITS.of(vm, n), 0),
@@ -238,8 +242,12 @@ impl Vcpu {
         self.mp_state.load()
     }
 
+    /// `kvm_set_mp_state`.
     pub(crate) fn set_mp_state(&self, state: u32) {
         self.mp_state.store(state);
+        if state == KVM_MP_STATE_RUNNABLE && self.is_unhalted() {
+            self.pv_unhalted.store(false);
+        }
         self.wait.notify();
     }
 
@@ -339,41 +347,6 @@ impl Vcpu {
     #[inline]
     pub(crate) fn is_vm_dead_requested(&self) -> bool {
         self.requests.load() & REQ_VM_DEAD != 0
-    }
-
-    /// `kvm_vcpu_reset`: the xAPIC, 32 banks of machine checks, and registers where KVM has them.
-    fn reset(&self, is_bsp: bool, unstuffed: bool, registers: Option<Registers>) {
-        const ENABLE: u64 = 1 << 11;
-        self.state.with(|state| {
-            state.apic_base = APIC_DEFAULT_PHYS_BASE | ENABLE | if is_bsp { BSP } else { 0 };
-            state.mcg_cap = KVM_MAX_MCE_BANKS;
-            state.unstuffed = unstuffed;
-            state.registers = registers.map(Box::new);
-        });
-    }
-
-    /// `kvm_apic_set_base` to the x2APIC. Whether the guest's CPUID has it, and the address.
-    pub(crate) fn set_x2apic_base(&self, kvm: &Kvm) -> bool {
-        const X2APIC: u64 = 3 << 10;
-        let bsp = kvm.arch.with(|arch| arch.bsp_vcpu_id) == self.id;
-        let base = APIC_DEFAULT_PHYS_BASE | X2APIC | if bsp { BSP } else { 0 };
-        let allowed = self.state.with(|state| {
-            let leaf_1 = state.cpuid.iter().find(|e| e.function == 1);
-            let has_x2apic = leaf_1.is_some_and(|e| e.ecx & 1 << 21 != 0);
-            let reaches = base.checked_shr(state.maxphyaddr()).unwrap_or(0) == 0;
-            state.apic_base == base || (has_x2apic && reaches)
-        });
-        if allowed {
-            self.state.with(|state| state.apic_base = base);
-            drop(kvm.apic_map_lock.lock());
-        }
-        allowed
-    }
-
-    /// Physical address of the posted-interrupt descriptor. KVM has it in its own memory, which is no
-    /// TDX page; a fixed address that is not in any TDMR does as well.
-    pub(crate) fn pi_desc(&self) -> u64 {
-        0x1000 + self.born_at as u64 % 0x3c0 * 64
     }
 }
 

@@ -1,31 +1,28 @@
-//! KVM_RUN as far as TDH.VP.ENTER, and KVM_PRE_FAULT_MEMORY.
+//! KVM_RUN as far as TDH.VP.ENTER.
 //!
 //! # Locking
 //! `vcpu->mutex` is held by the dispatcher throughout. KVM_RUN is in an SRCU read section while it is
 //! not blocked.
 
+use seamlock_tdx_abi::PAGE_SHIFT;
 use seamlock_tdx_abi::kvm::{
-    Errno, KVM_EXIT_INTR, KVM_MEMORY_EXIT_FLAG_PRIVATE, KVM_MP_STATE_HALTED,
+    Errno, KVM_EXIT_INTR, KVM_EXIT_IRQ_WINDOW_OPEN, KVM_EXIT_SHUTDOWN, KVM_MP_STATE_HALTED,
     KVM_MP_STATE_INIT_RECEIVED, KVM_MP_STATE_RUNNABLE, KVM_MP_STATE_UNINITIALIZED,
-    KvmPreFaultMemory,
 };
-use seamlock_tdx_abi::{FieldId, Gfn, Gpa, Hpa, TdxStatus};
-use seamlock_tdx_abi::{PAGE_SHIFT, PAGE_SIZE};
 use seamlock_tdx_module::After;
 
-use super::exit::{Exit, Handling, prepare_memory_fault};
+use super::events::{inject_events, post_kvm_run_save};
+use super::exit::{Exit, Handling};
 use super::{Mode, Vcpu, VcpuRef, VcpuTdState, sync_regs};
-use crate::discipline::InvalidSlot;
 use crate::error::{Result, fail};
-use crate::gmem;
 use crate::guest::Entered;
 use crate::locks::cells;
-use crate::mmu::{self, InTheWay, Leaf, Mapped};
+use crate::mmu::{self, InTheWay};
 use crate::stats;
 use crate::task::Task;
 use crate::tdx::TdState;
-use crate::tdx::seamcall::{tdh_vp_enter, tdh_vp_wr};
-use crate::vm::{Kvm, Slot};
+use crate::tdx::seamcall::tdh_vp_enter;
+use crate::vm::Kvm;
 
 /// Why a KVM_RUN returned at once, as it was told to; its -EINTR is no refusal.
 pub const IMMEDIATE_EXIT_IS_SET: &str = "immediate_exit is set";
@@ -33,12 +30,8 @@ pub const IMMEDIATE_EXIT_IS_SET: &str = "immediate_exit is set";
 const IMMEDIATE_EXIT: usize = 1;
 /// Byte offset of `exit_reason`.
 const EXIT_REASON: usize = 8;
-/// Byte offset of `if_flag`.
-const IF_FLAG: usize = 13;
 /// Byte offset of `flags`.
 const FLAGS: usize = 14;
-/// Byte offset of `apic_base`.
-const APIC_BASE: usize = 24;
 /// `KVM_EXIT_UNKNOWN`.
 const KVM_EXIT_UNKNOWN: u32 = 0;
 
@@ -76,25 +69,13 @@ fn run(task: &Task, vcpu: &VcpuRef, wants_to_run: bool) -> Result<i64> {
     vcpu_run(task, vcpu)
 }
 
-/// `post_kvm_run_save`: what every KVM_RUN tells. Interrupts of a TD are not KVM's to see.
-fn post_kvm_run_save(vcpu: &Vcpu) {
-    const IF: u64 = 1 << 9;
-    let (apic_base, interrupts) = vcpu.state.with(|state| {
-        let rflags = state.registers.as_ref().map_or(0, |r| r.general.rflags);
-        (state.apic_base, rflags & IF != 0)
-    });
-    let run = vcpu.run_page();
-    run.write(IF_FLAG, &[interrupts.into()]);
-    run.write(APIC_BASE, &apic_base.to_le_bytes());
-}
-
-/// An AP that was never initialized sleeps here until INIT_VCPU or a signal wakes it.
-pub(crate) fn wait_for_init(task: &Task, vcpu: &Vcpu, wants_to_run: bool) -> Result<i64> {
+/// An AP that was never initialized sleeps here until an event or a signal wakes it.
+pub(crate) fn wait_for_init(task: &Task, vcpu: &VcpuRef, wants_to_run: bool) -> Result<i64> {
     const SITE: &str = "arch/x86/kvm/x86.c:8912 kvm_arch_vcpu_ioctl_run";
     if !wants_to_run {
         return fail(Errno::EINTR, SITE, IMMEDIATE_EXIT_IS_SET);
     }
-    let woken = || vcpu.mp_state() != KVM_MP_STATE_UNINITIALIZED || vcpu.is_vm_dead_requested();
+    let woken = || vcpu.is_woken(vcpu.kvm()) || vcpu.is_vm_dead_requested();
     // An interrupted wait is told from a wake-up by the pending signal, as in the kernel.
     let _ = vcpu.wait.wait_until(woken, || task.signal_pending());
     if task.signal_pending() {
@@ -130,79 +111,90 @@ fn pre_run(kvm: &Kvm, vcpu: &Vcpu) -> Result<()> {
 
 /// `vcpu_run`: enters the guest until something has to go to user space.
 fn vcpu_run(task: &Task, vcpu: &VcpuRef) -> Result<i64> {
-    const SITE: &str = "arch/x86/kvm/x86.c vcpu_run";
+    const SITE: &str = "arch/x86/kvm/x86.c:8644 vcpu_run";
     let kvm = vcpu.kvm();
     set_exit_reason(vcpu, KVM_EXIT_UNKNOWN);
     loop {
         if vcpu.is_vm_dead_requested() {
             return fail(Errno::EIO, SITE, "the VM is dead");
         }
+        let exit = if vcpu.mp_state() == KVM_MP_STATE_RUNNABLE {
+            vcpu_enter_guest(task, kvm, vcpu)?
+        } else {
+            vcpu_block(task, kvm, vcpu);
+            Exit::Again
+        };
+        match exit {
+            Exit::Again | Exit::Blocked(_) => {}
+            Exit::Halted => kvm_emulate_halt(kvm, vcpu),
+            Exit::ToUser => return Ok(0),
+        }
+        if vcpu.opens_irq_window(kvm) {
+            vcpu.stats.add(stats::REQUEST_IRQ_EXITS, 1);
+            set_exit_reason(vcpu, KVM_EXIT_IRQ_WINDOW_OPEN);
+            return Ok(0);
+        }
         if task.signal_pending() {
             vcpu.stats.add(stats::SIGNAL_EXITS, 1);
             set_exit_reason(vcpu, KVM_EXIT_INTR);
             return fail(Errno::EINTR, SITE, "a signal is pending");
         }
-        if vcpu.mp_state() == KVM_MP_STATE_HALTED {
-            kvm_vcpu_halt(task, vcpu);
-            continue;
-        }
-        if !kvm.is_td() {
-            // No errno that KVM_RUN has, and no exit: what comes of it is no result of a guest.
-            const SITE: &str = "seamlock: only TDs have guest code";
-            return fail(Errno::ENOSYS, SITE, "VMs that are no TDs can't run");
-        }
-        let srcu = kvm.srcu.read();
-        mmu::kvm_mmu_reload(task, kvm, vcpu)?;
-        task.resched();
-        let exit = vcpu_enter_guest(task, kvm, vcpu);
-        drop(srcu);
-        match exit? {
-            Exit::Again => {}
-            Exit::Blocked(by) => by.relax(),
-            Exit::Halted => {
-                vcpu.stats.add(stats::HALT_EXITS, 1);
-                vcpu.mp_state.store(KVM_MP_STATE_HALTED);
-            }
-            Exit::ToUser => return Ok(0),
+        if let Exit::Blocked(by) = exit {
+            by.relax();
         }
     }
 }
 
-/// Sleeps until an event makes the vCPU runnable, or a signal or a dead VM ends the wait.
-fn kvm_vcpu_halt(task: &Task, vcpu: &Vcpu) {
-    let has_events = || vcpu.state.with(|state| state.events.nmi_pending != 0);
-    let runnable = || vcpu.mp_state() == KVM_MP_STATE_RUNNABLE || has_events();
-    let woken = || runnable() || vcpu.is_vm_dead_requested();
+/// `kvm_emulate_halt_noskip`: an event that is there already keeps the vCPU running.
+fn kvm_emulate_halt(kvm: &Kvm, vcpu: &Vcpu) {
+    vcpu.stats.add(stats::HALT_EXITS, 1);
+    if vcpu.is_unhalted() || vcpu.has_events(kvm) {
+        vcpu.set_mp_state(KVM_MP_STATE_RUNNABLE);
+    } else {
+        vcpu.mp_state.store(KVM_MP_STATE_HALTED);
+    }
+}
+
+/// `vcpu_block`: sleeps until an event makes the vCPU runnable, or a signal or a dead VM ends the wait.
+fn vcpu_block(task: &Task, kvm: &Kvm, vcpu: &Vcpu) {
+    let woken = || vcpu.is_woken(kvm) || vcpu.is_vm_dead_requested();
     // The caller looks for the signal itself.
     vcpu.stats.set(stats::BLOCKING, true);
     let _ = vcpu.wait.wait_until(woken, || task.signal_pending());
     vcpu.stats.set(stats::BLOCKING, false);
-    if runnable() {
-        vcpu.mp_state.store(KVM_MP_STATE_RUNNABLE);
+    if vcpu.is_woken(kvm) {
+        vcpu.set_mp_state(KVM_MP_STATE_RUNNABLE);
     }
 }
 
-/// `tdx_inject_nmi`: the module is told once, however many are pending.
-fn inject_nmi(task: &Task, kvm: &Kvm, vcpu: &Vcpu, tdvpr: Hpa) {
-    const SITE: &str = "tdx.c:1132 tdx_inject_nmi: tdh_vp_wr_failed";
-    let pending = vcpu
-        .state
-        .with(|state| std::mem::take(&mut state.events.nmi_pending));
-    if pending != 0 {
-        vcpu.stats.add(stats::NMI_INJECTIONS, 1);
-        let on = kvm.on_this_cpu(task);
-        let status = tdh_vp_wr(on, tdvpr, FieldId::VP_PEND_NMI, 1, 0xff);
-        if kvm.discipline.seal.late_nmi_is_dropped && status.is(TdxStatus::VCPU_STATE_INCORRECT) {
-            return;
-        }
-        kvm.tdx_bug_on(status, seamlock_tdx_abi::Leaf::VP_WR, SITE, [0; 3]);
-    }
-}
-
-/// `vcpu_enter_guest`: TDH.VP.ENTER, the guest's turn, and what KVM does about the exit.
+/// `vcpu_enter_guest`: what is requested of the vCPU and what is injected, then the guest.
 fn vcpu_enter_guest(task: &Task, kvm: &Kvm, vcpu: &Vcpu) -> Result<Exit> {
+    if vcpu.take_triple_fault() {
+        set_exit_reason(vcpu, KVM_EXIT_SHUTDOWN);
+        return Ok(Exit::ToUser);
+    }
+    let _srcu = kvm.srcu.read();
+    let td = kvm.is_td();
+    if td {
+        inject_events(task, kvm, vcpu, vcpu.tdvpr().unwrap_or_default());
+        mmu::kvm_mmu_reload(task, kvm, vcpu)?;
+    }
+    task.resched();
+    // kvm_vcpu_exit_request
+    if task.signal_pending() {
+        return Ok(Exit::Again);
+    }
+    if !td {
+        // No errno that KVM_RUN has, and no exit: what comes of it is no result of a guest.
+        const SITE: &str = "seamlock: only TDs have guest code";
+        return fail(Errno::ENOSYS, SITE, "VMs that are no TDs can't run");
+    }
+    tdx_vcpu_run(task, kvm, vcpu)
+}
+
+/// TDH.VP.ENTER, the guest's turn, and what KVM does about the exit.
+fn tdx_vcpu_run(task: &Task, kvm: &Kvm, vcpu: &Vcpu) -> Result<Exit> {
     vcpu.clear_requests(super::REQ_OUTSIDE_GUEST_MODE);
-    inject_nmi(task, kvm, vcpu, vcpu.tdvpr().unwrap_or_default());
     vcpu.mode.store(Mode::InGuest);
     // Whoever wants all vCPUs out sets the flag first and then looks at the mode.
     if kvm.tdx.wait_for_sept_zap.load() {
@@ -249,139 +241,4 @@ fn outside(vcpu: &Vcpu) {
 
 fn set_exit_reason(vcpu: &Vcpu, reason: u32) {
     vcpu.run_page().write(EXIT_REASON, &reason.to_le_bytes());
-}
-
-/// KVM_PRE_FAULT_MEMORY: maps the range, page by page. The rest of the range is given back; success
-/// when at least one page was mapped.
-pub(crate) fn kvm_vcpu_pre_fault_memory(
-    task: &Task,
-    vcpu: &VcpuRef,
-    range: &mut KvmPreFaultMemory,
-) -> Result<()> {
-    const SITE: &str = "virt/kvm/kvm_main.c:4392 kvm_vcpu_pre_fault_memory";
-    if range.flags != 0 {
-        return fail(Errno::EINVAL, SITE, "flags are not zero");
-    }
-    let aligned = range.gpa.is_multiple_of(PAGE_SIZE) && range.size.is_multiple_of(PAGE_SIZE);
-    if !aligned || range.gpa.wrapping_add(range.size) <= range.gpa {
-        return fail(
-            Errno::EINVAL,
-            SITE,
-            "the range is not page aligned, empty or wraps",
-        );
-    }
-    let _loaded = vcpu.load(task);
-    let _srcu = vcpu.kvm().srcu.read();
-    let full = range.size;
-    let mut result = Ok(());
-    while range.size != 0 {
-        result = if task.signal_pending() {
-            fail(Errno::EINTR, SITE, "a signal is pending")
-        } else {
-            pre_fault_page(task, vcpu.kvm(), vcpu, range.gpa)
-        };
-        if result.is_err() {
-            break;
-        }
-        range.gpa += PAGE_SIZE;
-        range.size -= PAGE_SIZE;
-        task.resched();
-    }
-    if range.size == full { result } else { Ok(()) }
-}
-
-/// `kvm_arch_vcpu_pre_fault_memory` of one page.
-fn pre_fault_page(task: &Task, kvm: &Kvm, vcpu: &Vcpu, gpa: u64) -> Result<()> {
-    const SITE: &str = "arch/x86/kvm/mmu/mmu.c:5104 kvm_arch_vcpu_pre_fault_memory";
-    if !kvm.pre_fault_allowed.load() {
-        return fail(Errno::EOPNOTSUPP, SITE, "the TD is not finalized");
-    }
-    if !kvm.tdx.is_private_gpa(gpa) {
-        return fail(Errno::EINVAL, SITE, "the address has the shared bit");
-    }
-    let seal = kvm.discipline.seal;
-    if seal.prefault_wants_init && kvm.is_td() && vcpu.td_state() != VcpuTdState::Initialized {
-        const SITE: &str = "seamlock: docs/findings.md F10";
-        return fail(Errno::EINVAL, SITE, "the module does not know the vCPU");
-    }
-    mmu::kvm_mmu_reload(task, kvm, vcpu)?;
-    let result = kvm_tdp_map_page(task, kvm, vcpu, Gpa(gpa));
-    let private = kvm.is_td() && kvm.attributes.is_private(Gpa(gpa).gfn());
-    let told = [Errno::EFAULT, Errno::EIO, Errno::ENOMEM, Errno::EHWPOISON];
-    if private && matches!(&result, Err(error) if told.contains(&error.errno)) {
-        prepare_memory_fault(vcpu, gpa, KVM_MEMORY_EXIT_FLAG_PRIVATE);
-    }
-    result
-}
-
-/// `kvm_tdp_page_prefault`, to v6.16 `kvm_tdp_map_page`: simulated faults until one is not to be
-/// retried.
-pub(crate) fn kvm_tdp_map_page(task: &Task, kvm: &Kvm, vcpu: &Vcpu, gpa: Gpa) -> Result<()> {
-    const SITE: &str = "arch/x86/kvm/mmu/mmu.c kvm_tdp_page_prefault";
-    loop {
-        if task.signal_pending() {
-            return fail(Errno::EINTR, SITE, "a signal is pending");
-        }
-        if vcpu.is_vm_dead_requested() {
-            return fail(Errno::EIO, SITE, "the VM is dead");
-        }
-        task.resched();
-        match simulate_fault(task, kvm, vcpu, gpa)? {
-            Mapped::Retry(busy) => busy.relax(),
-            Mapped::Fixed | Mapped::Spurious => return Ok(()),
-        }
-    }
-}
-
-/// One simulated fault. A shared page needs nothing here: the shared EPT is the
-/// host's own and not modelled.
-pub(super) fn simulate_fault(task: &Task, kvm: &Kvm, vcpu: &Vcpu, gpa: Gpa) -> Result<Mapped> {
-    const SITE: &str = "arch/x86/kvm/mmu/mmu.c:4734 kvm_mmu_faultin_pfn";
-    let gfn = gpa.gfn();
-    let seq = kvm.mirror.seq();
-    let private = kvm.is_td() && kvm.attributes.is_private(gfn);
-    let slot = match kvm.memslots.of_gfn(gfn) {
-        Some(slot) => slot,
-        // kvm_handle_noslot_fault
-        None if private => return fail(Errno::EFAULT, SITE, "no memslot is at a private address"),
-        None => return fail(Errno::ENOENT, SITE, "no memslot is at this address"),
-    };
-    if slot.invalid {
-        return match kvm.discipline.invalid_slot {
-            InvalidSlot::Retries => {
-                let memslots = cells::MEMSLOTS.at(kvm.number);
-                Ok(Mapped::Retry(InTheWay::Cell(memslots)))
-            }
-            InvalidSlot::GivesUp => {
-                const WHY: &str = "the memslot is being deleted or moved";
-                fail(Errno::EAGAIN, SITE, WHY)
-            }
-        };
-    }
-    if !private {
-        return fault_in_user_page(task, &slot, gfn);
-    }
-    let page = gmem::kvm_gmem_get_pfn(task, kvm, &slot, gfn)?;
-    let mmu = kvm.mmu_lock.read();
-    if kvm.mirror.is_stale(seq) {
-        return Ok(Mapped::Retry(kvm.mirror.invalidation()));
-    }
-    Ok(mmu::kvm_tdp_mmu_map(
-        task,
-        kvm,
-        vcpu,
-        Leaf { gfn: gfn.0, page },
-        &mmu,
-    ))
-}
-
-/// `__kvm_faultin_pfn` of shared memory. What is there needs nothing: the shared EPT is the host's own
-/// and not modelled.
-pub(super) fn fault_in_user_page(task: &Task, slot: &Slot, gfn: Gfn) -> Result<Mapped> {
-    const SITE: &str = "arch/x86/kvm/mmu/mmu.c kvm_handle_error_pfn";
-    if slot.gmem_only {
-        return Ok(Mapped::Fixed);
-    }
-    let hva = slot.userspace_addr + (gfn.0 - slot.base_gfn) * PAGE_SIZE;
-    task.get::<u8>(hva, SITE).map(|_| Mapped::Fixed)
 }

@@ -12,7 +12,8 @@ use std::sync::Arc;
 
 use seamlock_sync::{MutexGuard, Private};
 use seamlock_tdx_abi::kvm::{
-    Errno, KVM_IOEVENTFD_FLAG_DATAMATCH, KVM_IOEVENTFD_FLAG_PIO, KvmIoeventfd,
+    Errno, KVM_IOEVENTFD_FLAG_DATAMATCH, KVM_IOEVENTFD_FLAG_PIO,
+    KVM_IOEVENTFD_FLAG_VIRTIO_CCW_NOTIFY, KvmIoeventfd,
 };
 
 use crate::error::{Result, fail};
@@ -38,6 +39,8 @@ pub enum Bus {
     Mmio,
     /// Ports.
     Pio,
+    /// Notifications of s390's virtio-ccw, which nothing on x86 makes.
+    CcwNotify,
 }
 
 impl Bus {
@@ -45,6 +48,8 @@ impl Bus {
     pub fn of(flags: u32) -> Bus {
         if flags & KVM_IOEVENTFD_FLAG_PIO != 0 {
             Bus::Pio
+        } else if flags & KVM_IOEVENTFD_FLAG_VIRTIO_CCW_NOTIFY != 0 {
+            Bus::CcwNotify
         } else {
             Bus::Mmio
         }

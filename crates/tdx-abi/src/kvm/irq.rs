@@ -24,6 +24,8 @@ pub const KVM_IOEVENTFD_FLAG_DATAMATCH: u32 = 1;
 pub const KVM_IOEVENTFD_FLAG_PIO: u32 = 1 << 1;
 /// Removes the ioeventfd.
 pub const KVM_IOEVENTFD_FLAG_DEASSIGN: u32 = 1 << 2;
+/// `KVM_IOEVENTFD_FLAG_VIRTIO_CCW_NOTIFY`: the address is a subchannel of s390's.
+pub const KVM_IOEVENTFD_FLAG_VIRTIO_CCW_NOTIFY: u32 = 1 << 3;
 /// `devid` is valid.
 pub const KVM_MSI_VALID_DEVID: u32 = 1;
 

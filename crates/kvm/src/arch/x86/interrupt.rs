@@ -35,8 +35,13 @@ pub(crate) fn interrupt(task: &Task, vcpu: &VcpuRef, arg: u64) -> Result<i64> {
     Ok(0)
 }
 
+/// Whether a vector is queued (`pending_userspace_extint`).
+pub(crate) fn is_pending(vcpu: &Vcpu) -> bool {
+    vcpu.arch().external_vector.load() != NO_VECTOR
+}
+
 /// The guest takes the vector.
-pub(super) fn take(vcpu: &Vcpu) -> Option<u32> {
+pub(crate) fn take(vcpu: &Vcpu) -> Option<u32> {
     let vector = u32::try_from(vcpu.arch().external_vector.load()).ok()?;
     vcpu.arch().external_vector.store(NO_VECTOR);
     Some(vector)

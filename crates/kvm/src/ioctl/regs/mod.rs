@@ -56,11 +56,7 @@ pub(super) fn translate(task: &Task, vcpu: &VcpuRef, arg: u64) -> Result<i64> {
 
 /// An NMI is pending until the vCPU is entered.
 pub(super) fn nmi(_task: &Task, vcpu: &VcpuRef, _arg: u64) -> Result<i64> {
-    vcpu.state.with(|state| {
-        let pending = &mut state.events.nmi_pending;
-        *pending = pending.saturating_add(1).min(2);
-    });
-    vcpu.kick();
+    vcpu.queue_nmi();
     Ok(0)
 }
 
@@ -123,6 +119,7 @@ pub(crate) fn events(vcpu: &VcpuRef) -> KvmVcpuEvents {
 /// `kvm_vcpu_ioctl_x86_set_vcpu_events`.
 pub(super) fn set_vcpu_events(task: &Task, vcpu: &VcpuRef, arg: u64) -> Result<i64> {
     let new = task.get(arg, "arch/x86/kvm/x86.c:3602 kvm_arch_vcpu_ioctl")?;
+    let _srcu = vcpu.kvm().srcu.read();
     apply_events(vcpu, new).map(|()| 0)
 }
 

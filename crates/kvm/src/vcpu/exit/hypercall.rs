@@ -1,9 +1,10 @@
 //! KVM's own hypercalls, and MapGPA, which user space sees as one.
 
 use seamlock_tdx_abi::kvm::{
-    Errno, KVM_EXIT_HYPERCALL, KVM_EXIT_HYPERCALL_LONG_MODE, KVM_HC_MAP_GPA_RANGE,
-    KVM_MAP_GPA_RANGE_ENCRYPTED, KvmExitHypercall, TDVMCALL_STATUS_ALIGN_ERROR,
-    TDVMCALL_STATUS_INVALID_OPERAND, TDVMCALL_STATUS_RETRY, TDVMCALL_STATUS_SUBFUNC_UNSUPPORTED,
+    EXIT_DATA_OFFSET, Errno, KVM_EXIT_HYPERCALL, KVM_EXIT_HYPERCALL_LONG_MODE,
+    KVM_HC_MAP_GPA_RANGE, KVM_MAP_GPA_RANGE_ENCRYPTED, KvmExitHypercall,
+    TDVMCALL_STATUS_ALIGN_ERROR, TDVMCALL_STATUS_INVALID_OPERAND, TDVMCALL_STATUS_RETRY,
+    TDVMCALL_STATUS_SUBFUNC_UNSUPPORTED,
 };
 use seamlock_tdx_abi::{PAGE_SHIFT, PAGE_SIZE};
 
@@ -12,10 +13,20 @@ use crate::error::{Result, fail};
 
 /// `KVM_HC_VAPIC_POLL_IRQ`.
 const VAPIC_POLL_IRQ: u64 = 1;
+/// `KVM_HC_KICK_CPU`.
+const KICK_CPU: u64 = 5;
+/// `KVM_HC_CLOCK_PAIRING`.
+const CLOCK_PAIRING: u64 = 9;
+/// `KVM_HC_SEND_IPI`.
+const SEND_IPI: u64 = 10;
+/// `KVM_HC_SCHED_YIELD`.
+const SCHED_YIELD: u64 = 11;
 /// `-KVM_ENOSYS`.
-const ENOSYS: u64 = 1000u64.wrapping_neg();
+pub(super) const ENOSYS: u64 = 1000u64.wrapping_neg();
 /// `-KVM_EINVAL`.
-const EINVAL: u64 = 22u64.wrapping_neg();
+pub(super) const EINVAL: u64 = 22u64.wrapping_neg();
+/// `-KVM_EOPNOTSUPP`.
+const EOPNOTSUPP: u64 = 95u64.wrapping_neg();
 /// `TDX_MAP_GPA_MAX_LEN`: MapGPA goes to user space in pieces of 2 MiB, so that interrupts get in
 /// between.
 const MAP_GPA_MAX_LEN: u64 = 2 << 20;
@@ -27,24 +38,32 @@ impl Handling<'_> {
             .with(|arch| arch.hypercall_exit_enabled >> KVM_HC_MAP_GPA_RANGE & 1 != 0)
     }
 
-    /// `tdx_emulate_vmcall`: number in R10, arguments in R11 to R14. The paravirtual ones need a
-    /// feature in the guest's CPUID that a TD's VMM does not give.
+    /// `tdx_emulate_vmcall`: number in R10, arguments in R11 to R14.
     pub(super) fn emulate_vmcall(&mut self) -> Exit {
         self.vcpu.stats().add(crate::stats::HYPERCALLS, 1);
-        let (nr, gpa, npages, attributes) =
-            (self.regs.r10, self.regs.r11, self.regs.r12, self.regs.r13);
-        match nr {
-            VAPIC_POLL_IRQ => self.return_code(0),
+        let (nr, a0, a1) = (self.regs.r10, self.regs.r11, self.regs.r12);
+        let (a2, a3) = (self.regs.r13, self.regs.r14);
+        let ret = match nr {
+            VAPIC_POLL_IRQ => 0,
+            KICK_CPU => self.kick_cpu(a1),
+            // As where the host's clock does not come from the TSC: no clock is read.
+            CLOCK_PAIRING => EOPNOTSUPP,
+            SEND_IPI => self.send_ipi([a0, a1], a2 as u32, a3),
+            SCHED_YIELD => self.sched_yield(),
             KVM_HC_MAP_GPA_RANGE if self.exits_on_map_gpa() => {
-                let gfn = gpa >> PAGE_SHIFT;
-                if !gpa.is_multiple_of(PAGE_SIZE) || gfn.wrapping_add(npages) <= gfn {
-                    return self.return_code(EINVAL);
+                let gfn = a0 >> PAGE_SHIFT;
+                if a0.is_multiple_of(PAGE_SIZE) && gfn.wrapping_add(a1) > gfn {
+                    let exit = map_gpa_range(a0, a1, a2);
+                    return self.ask_user(KVM_EXIT_HYPERCALL, &exit, Completion::Hypercall);
                 }
-                let exit = map_gpa_range(gpa, npages, attributes);
-                self.ask_user(KVM_EXIT_HYPERCALL, &exit, Completion::Hypercall)
+                EINVAL
             }
-            _ => self.return_code(ENOSYS),
-        }
+            _ => ENOSYS,
+        };
+        // What KVM answers itself passes through struct kvm_run as well.
+        let at = EXIT_DATA_OFFSET + std::mem::offset_of!(KvmExitHypercall, ret);
+        self.vcpu.run_page().write(at, &ret.to_le_bytes());
+        self.return_code(ret)
     }
 
     /// `complete_hypercall_exit`.
@@ -113,6 +132,10 @@ impl Handling<'_> {
             }
         }
         match next.checked_add(MAP_GPA_MAX_LEN) {
+            // The guest has to take the event, and comes back for the rest.
+            Some(next) if next < end && self.vcpu.has_events(self.kvm) => {
+                Ok(self.map_gpa_error(TDVMCALL_STATUS_RETRY, next))
+            }
             Some(next) if next < end => Ok(self.map_gpa_piece(next, end)),
             _ => Ok(Exit::Again),
         }

@@ -39,6 +39,8 @@ impl Handling<'_> {
             data_offset: PIO_DATA as u64,
         };
         if write == 0 {
+            // What user space does not write reads as zero.
+            self.vcpu.run_page().write(PIO_DATA, &[0; 4][..data.len()]);
             let then = Completion::PioIn(Transfer { size: data.len() });
             return self.ask_user(KVM_EXIT_IO, &io, then);
         }
@@ -67,20 +69,19 @@ impl Handling<'_> {
             return self.return_code(TDVMCALL_STATUS_INVALID_OPERAND);
         }
         let phys_addr = self.without_shared_bit(gpa);
-        let value = if write == 1 { self.regs.r15 } else { 0 };
-        let mut data = value.to_le_bytes();
-        data[size as usize..].fill(0);
-        if write == 1
-            && self
-                .kvm
-                .eventfds
-                .write(Bus::Mmio, phys_addr, &data[..size as usize])
-        {
-            return Exit::Again;
+        // Bytes that are not written stay what they were in the last exit.
+        let mut mmio: KvmExitMmio = self.answer();
+        let bytes = self.regs.r15.to_le_bytes();
+        let written = &bytes[..size as usize];
+        if write == 1 {
+            if self.kvm.eventfds.write(Bus::Mmio, phys_addr, written) {
+                return Exit::Again;
+            }
+            mmio.data[..written.len()].copy_from_slice(written);
         }
         let mmio = KvmExitMmio {
             phys_addr,
-            data,
+            data: mmio.data,
             len: size as u32,
             is_write: write as u8,
             padding: [0; 3],

@@ -11,6 +11,7 @@ mod fault;
 mod hypercall;
 mod io;
 mod msr;
+mod pv;
 mod tdvmcall;
 
 use seamlock_tdx_abi::TdxStatus;
@@ -163,24 +164,28 @@ impl<'a> Handling<'a> {
             let word = sept::busy_word(self.kvm, status);
             return Ok(Exit::Blocked(InTheWay::Word(word)));
         }
-        let mut exit = self.dispatch(halted)?;
+        let blocked = self.halts_with_interrupts_blocked();
+        self.vcpu
+            .state
+            .with(|state| state.halted_with_interrupts_blocked = blocked);
+        let exit = self.dispatch(halted);
         if has_exit_reason(status) && status.0 & reason::BUS_LOCK_DETECTED != 0 {
-            exit = self.bus_lock(exit);
+            return self.bus_lock(exit);
         }
-        Ok(exit)
+        exit
     }
 
-    fn bus_lock(&self, exit: Exit) -> Exit {
+    /// The flag is set whatever became of the exit; user space gets it where the guest would go on.
+    fn bus_lock(&self, exit: Result<Exit>) -> Result<Exit> {
         let run = self.vcpu.run_page();
         let mut flags = [0; 2];
         run.read(FLAGS, &mut flags);
         let flags = u16::from_le_bytes(flags) | KVM_RUN_X86_BUS_LOCK;
         run.write(FLAGS, &flags.to_le_bytes());
-        if exit == Exit::ToUser {
-            return exit;
+        if exit? != Exit::ToUser {
+            run.write(EXIT_REASON, &KVM_EXIT_X86_BUS_LOCK.to_le_bytes());
         }
-        run.write(EXIT_REASON, &KVM_EXIT_X86_BUS_LOCK.to_le_bytes());
-        Exit::ToUser
+        Ok(Exit::ToUser)
     }
 
     fn dispatch(&mut self, halted: bool) -> Result<Exit> {
@@ -207,17 +212,15 @@ impl<'a> Handling<'a> {
         Ok(match basic {
             reason::TRIPLE_FAULT => self.to_user(KVM_EXIT_SHUTDOWN, &[0u8; 0]),
             reason::EXCEPTION_NMI => self.exception(),
-            reason::EXTERNAL_INTERRUPT | reason::OTHER_SMI => {
-                if halted {
-                    Exit::Halted
-                } else {
-                    Exit::Again
-                }
+            reason::EXTERNAL_INTERRUPT => {
+                self.vcpu.stats().add(crate::stats::IRQ_EXITS, 1);
+                if halted { Exit::Halted } else { Exit::Again }
             }
+            reason::OTHER_SMI => Exit::Again,
             reason::TDCALL => self.tdvmcall()?,
             reason::EPT_VIOLATION => self.ept_violation()?,
             reason::NOTIFY => self.notify(),
-            reason::BUS_LOCK => self.bus_lock(Exit::Again),
+            reason::BUS_LOCK => self.bus_lock(Ok(Exit::Again))?,
             _ => self.unexpected(),
         })
     }
@@ -245,11 +248,15 @@ impl<'a> Handling<'a> {
 
     /// `tdx_handle_exception_nmi`.
     fn exception(&self) -> Exit {
+        const VALID: u32 = 1 << 31;
         const TYPE: u32 = 7 << 8;
         const NMI: u32 = 2 << 8;
+        const HARDWARE: u32 = 3 << 8;
         const MACHINE_CHECK: u32 = 18;
         let info = self.regs.r9 as u32;
-        if info & TYPE == NMI || info & 0xff == MACHINE_CHECK {
+        let kind = info & (VALID | TYPE);
+        let machine_check = kind == VALID | HARDWARE && info & 0xff == MACHINE_CHECK;
+        if kind == VALID | NMI || machine_check {
             return Exit::Again;
         }
         let exception = KvmExitException {

@@ -8,13 +8,20 @@ use seamlock_tdx_abi::kvm::{
     TDVMCALL_STATUS_INVALID_OPERAND, TDVMCALL_STATUS_SUBFUNC_UNSUPPORTED, TDVMCALL_STATUS_SUCCESS,
 };
 
-use super::{Completion, Exit, Handling, reason};
+use super::{Completion, Exit, Handling, has_exit_reason, reason};
 use crate::error::Result;
 
 /// EPT_VIOLATION as the number of a call: `#VE` handlers ask for MMIO by it.
 const MMIO: u64 = 48;
 
 impl Handling<'_> {
+    /// Whether the exit is a halt of which the guest says that interrupts are blocked.
+    pub(super) fn halts_with_interrupts_blocked(&self) -> bool {
+        let r = &self.regs;
+        let call = has_exit_reason(r.status()) && r.status().0 as u16 == reason::TDCALL;
+        call && r.r10 == 0 && r.r11 == reason::HLT && r.r12 != 0
+    }
+
     /// A TDCALL exit: R10 says whether R11 is a call of the GHCI or R10 itself KVM's hypercall.
     pub(super) fn tdvmcall(&mut self) -> Result<Exit> {
         if self.regs.r10 != 0 {

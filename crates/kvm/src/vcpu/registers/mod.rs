@@ -18,7 +18,7 @@ use zerocopy::FromZeros;
 
 pub(crate) use caps::{Caps, Feature};
 pub(crate) use lapic::Lapic;
-pub(crate) use msrs::{HypervVcpu, No, SUPPORTED_PERF_CAP, VmxMsrs};
+pub(crate) use msrs::{HypervVcpu, No, SUPPORTED_PERF_CAP, VmxMsrs, guest_pv_has};
 pub(crate) use msrs::{features as feature_msrs, saved as saved_msrs};
 pub(crate) use sregs::pae_paging;
 pub(crate) use xstate::Xsave;

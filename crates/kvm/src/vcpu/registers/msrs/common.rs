@@ -96,7 +96,7 @@ pub(super) fn write(cx: &Cx, state: &mut State, msr: u32, value: u64, reaches: b
         ARCH_CAPABILITIES if !cx.host || !cx.caps.has(Feature::ARCH_CAPABILITIES) => {
             return Err(No::Unsupported);
         }
-        MTRR_CAP | MCG_CAP => false,
+        MTRR_CAP | MCG_CAP => return Err(No::Unsupported),
         MTRR_FIRST..=MTRR_FIXED_LAST | MTRR_DEF_TYPE => is_valid_mtrr(cx, msr, value),
         PAT => is_valid_pat(value),
         MISC_ENABLE => return misc_enable(cx, state, value),

@@ -28,6 +28,7 @@ use crate::vm::{Irqchip, Kvm};
 pub(crate) use hyperv::HypervVcpu;
 pub(crate) use lists::{features, saved};
 pub(crate) use pmu::SUPPORTED_PERF_CAP;
+pub(crate) use pv::guest_pv_has;
 pub(crate) use vmx::VmxMsrs;
 
 const APICBASE: u32 = 0x1b;

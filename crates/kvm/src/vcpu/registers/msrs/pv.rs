@@ -62,7 +62,12 @@ fn features(cpuid: &[KvmCpuidEntry2]) -> u32 {
 
 /// `guest_pv_has`: everything, unless user space wants CPUID to decide.
 fn has(cx: &Cx, state: &State, feature: u32) -> bool {
-    !state.enforce_pv_features || features(cx.caps.guest()) >> feature & 1 == 1
+    guest_pv_has(state, cx.caps.guest(), feature)
+}
+
+/// `guest_pv_has` of a vCPU with this CPUID.
+pub(crate) fn guest_pv_has(state: &State, cpuid: &[KvmCpuidEntry2], feature: u32) -> bool {
+    !state.enforce_pv_features || features(cpuid) >> feature & 1 == 1
 }
 
 fn there(cx: &Cx, state: &State, msr: u32) -> Result<(), No> {

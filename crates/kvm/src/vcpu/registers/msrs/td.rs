@@ -9,6 +9,13 @@ use crate::vcpu::State;
 const FEAT_CTL: u32 = 0x3a;
 const MCG_EXT_CTL: u32 = 0x4d0;
 const X2APIC_ID: u32 = 0x802;
+const X2APIC_LVR: u32 = 0x803;
+const X2APIC_LDR: u32 = 0x80d;
+const X2APIC_SPIV: u32 = 0x80f;
+const X2APIC_LVTCMCI: u32 = 0x82f;
+const X2APIC_LVTT: u32 = 0x832;
+const X2APIC_LVTERR: u32 = 0x837;
+const X2APIC_TMCCT: u32 = 0x839;
 /// IA32_MCG_CAP: local machine checks.
 const MCG_LMCE_P: u64 = 1 << 27;
 const FEAT_CTL_LOCKED: u64 = 1;
@@ -72,6 +79,9 @@ pub(super) fn read(cx: &Cx, state: &State, id: u32, msr: u32) -> Result<u64, No>
         EFER => Ok(TD_EFER),
         0x800..=0x8ff if !is_x2apic(state) => Err(No::Refused),
         X2APIC_ID => Ok(u64::from(id)),
+        X2APIC_SPIV => Ok(kept(state, msr, 0xff)),
+        // Masked, but for the BSP's LINT0 (events.rs).
+        X2APIC_LVTCMCI | X2APIC_LVTT..=X2APIC_LVTERR => Ok(kept(state, msr, 1 << 16)),
         0x800..=0x8ff | 0x6e0 => Ok(kept(state, msr, 0)),
         _ => common::read(cx, state, msr),
     }
@@ -84,6 +94,7 @@ pub(super) fn write(cx: &Cx, state: &mut State, msr: u32, value: u64, reaches: b
         APICBASE | EFER | FEAT_CTL => Err(No::Refused),
         _ if !is_emulated(msr) => Err(No::Refused),
         0x800..=0x8ff if !is_x2apic(state) => Err(No::Refused),
+        X2APIC_ID | X2APIC_LVR | X2APIC_LDR | X2APIC_TMCCT => Err(No::Refused),
         0x800..=0x8ff | 0x6e0 => Ok(Some(value)),
         _ => common::write(cx, state, msr, value, reaches),
     }
