@@ -92,19 +92,10 @@ impl Td {
             ..KvmEnableCap::new_zeroed()
         };
         td.with(td.vm, KVM_ENABLE_CAP, cap.as_bytes())?;
-        let mut init = KvmTdxInitVm::new_zeroed();
-        init.xfam = 3;
-        init.cpuid.nent = 1;
-        let entry = KvmCpuidEntry2 {
-            function: 0x8000_0008,
-            eax: 48 << 16,
-            ..KvmCpuidEntry2::default()
-        };
-        let mut bytes = init.as_bytes().to_vec();
-        bytes.extend_from_slice(entry.as_bytes());
+        let init = KvmTdxInitVmOneLeaf::smallest();
         let cmd = KvmTdxCmd {
             id: TdxCmdId::KVM_TDX_INIT_VM.0,
-            data: td.process.map_copy(&bytes),
+            data: td.process.map_copy(init.as_bytes()),
             ..KvmTdxCmd::default()
         };
         td.with(td.vm, KVM_MEMORY_ENCRYPT_OP, cmd.as_bytes())?;

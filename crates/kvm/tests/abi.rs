@@ -103,15 +103,8 @@ fn op(stage: Stage, on: On, arg: Arg, errno: Errno, site: &'static str) -> Row {
 
 /// `kvm_tdx_init_vm` with one entry of CPUID, edited.
 fn init_vm(edit: impl FnOnce(&mut KvmTdxInitVm, &mut Vec<KvmCpuidEntry2>)) -> Data {
-    let mut init = KvmTdxInitVm::new_zeroed();
-    let mut cpuid = vec![KvmCpuidEntry2 {
-        function: 0x8000_0008,
-        eax: 48 << 16,
-        ..KvmCpuidEntry2::default()
-    }];
-    init.attributes = 1 << 28;
-    init.xfam = 3;
-    init.cpuid.nent = 1;
+    let KvmTdxInitVmOneLeaf { mut init, entry } = KvmTdxInitVmOneLeaf::smallest();
+    let mut cpuid = vec![entry];
     edit(&mut init, &mut cpuid);
     let mut all = bytes(&init);
     all.extend_from_slice(cpuid.as_bytes());

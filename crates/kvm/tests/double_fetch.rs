@@ -9,7 +9,7 @@ use seamlock_kvm::task::{Fault, Task, UserMemory};
 use seamlock_kvm::{Control, Options, Process, ioctl_fd};
 use seamlock_tdx_abi::kvm::*;
 use vmm::boot_with;
-use zerocopy::{FromZeros, IntoBytes};
+use zerocopy::IntoBytes;
 
 /// User memory in which `nent`, at this address, becomes 0 as soon as it was read by itself.
 struct Changing<'a> {
@@ -39,15 +39,8 @@ fn init_vm_whose_nent_changes(discipline: &'static Discipline) -> Result<i64, Er
         ..Options::default()
     });
     let td = vmm.create_td();
-    let mut init = KvmTdxInitVm::new_zeroed();
-    (init.attributes, init.xfam, init.cpuid.nent) = (1 << 28, 3, 1);
-    let entry = KvmCpuidEntry2 {
-        function: 0x8000_0008,
-        eax: 48 << 16,
-        ..KvmCpuidEntry2::default()
-    };
-    let bytes = [init.as_bytes(), entry.as_bytes()].concat();
-    let data = vmm.process.map_copy(&bytes);
+    let smallest = KvmTdxInitVmOneLeaf::smallest();
+    let data = vmm.process.map_copy(smallest.as_bytes());
     let command = KvmTdxCmd {
         id: TdxCmdId::KVM_TDX_INIT_VM.0,
         data,

@@ -319,7 +319,7 @@ fn shared_memory_in_a_guest_memfd_is_faulted_in_from_there() {
     vmm.init_vm(&td).unwrap();
     let mut args = KvmCreateGuestMemfd {
         size: MEMORY,
-        flags: u64::from(GUEST_MEMFD_FLAG_MMAP),
+        flags: GUEST_MEMFD_FLAG_MMAP,
         ..KvmCreateGuestMemfd::default()
     };
     td.gmem = vmm

@@ -1,5 +1,7 @@
 //! One sequence on one fresh module.
 
+mod words;
+
 use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -13,9 +15,9 @@ use seamlock_tdx_abi::status::TdxStatus;
 use seamlock_tdx_module::{After, LockAt, TdExit, TdExitKind};
 
 use crate::header::Header;
-use crate::mismatch::{Difference, Mismatch, Outcome, Place, Stage, WordAfter, leaf_of};
+use crate::mismatch::{Difference, Mismatch, Outcome, Place, Stage, leaf_of};
 use crate::report::Tally;
-use crate::sequence::{Sequence, Step, What, WordResult};
+use crate::sequence::{Sequence, Step};
 use crate::subject::Subject;
 
 /// What to remember of mismatches; all are counted.
@@ -271,87 +273,6 @@ impl Runner<'_> {
             }),
         }
         self.after = Some(Leaf::VP_ENTER);
-    }
-
-    fn attempt(
-        &mut self,
-        op: &'static str,
-        what: What,
-        mode: Mode,
-        result: WordResult,
-        word: WordView,
-    ) {
-        let before = self.subject.peek(what.at);
-        let got = match op {
-            "hold" => self.subject.hold(what.at, mode),
-            _ => self.subject.guest_try(what.at, mode),
-        };
-        let got = WordResult::from(got);
-        let after = self.subject.peek(what.at);
-        self.word(
-            op,
-            what,
-            Some(mode),
-            before,
-            (Some(result), Some(word)),
-            (Some(got), after),
-        );
-        match (got, result) {
-            (WordResult::Ok, WordResult::Ok) => self.held.push((what.at, mode)),
-            // The recording goes on without this holder.
-            (WordResult::Ok, _) => self.subject.release(what.at, mode),
-            _ => {}
-        }
-    }
-
-    fn release(&mut self, what: What, mode: Mode, word: WordView) {
-        let before = self.subject.peek(what.at);
-        if let Some(i) = self.held.iter().position(|held| *held == (what.at, mode)) {
-            self.held.swap_remove(i);
-            self.subject.release(what.at, mode);
-        }
-        let after = self.subject.peek(what.at);
-        self.word(
-            "release",
-            what,
-            Some(mode),
-            before,
-            (None, Some(word)),
-            (None, after),
-        );
-    }
-
-    fn word(
-        &mut self,
-        op: &'static str,
-        what: What,
-        mode: Option<Mode>,
-        before: Option<WordView>,
-        expected: (Option<WordResult>, Option<WordView>),
-        got: (Option<WordResult>, Option<WordView>),
-    ) {
-        self.ran.words.count(expected == got);
-        match self.seen.iter_mut().find(|(at, _)| *at == what.at) {
-            Some(seen) => seen.1 = got.1,
-            None => self.seen.push((what.at, got.1)),
-        }
-        if expected != got {
-            let after = |(result, word)| WordAfter { result, word };
-            let (expected, got) = (after(expected), after(got));
-            self.differs(Difference::Word {
-                op,
-                what,
-                mode,
-                before,
-                expected,
-                got,
-            });
-        }
-    }
-
-    fn last_seen(&self, at: LockAt) -> Option<WordView> {
-        let seen = self.seen.iter().find(|(seen, _)| *seen == at);
-        seen.and_then(|(_, word)| *word)
     }
 
     fn mrtd(&mut self, tdr: Hpa, expected: &[u8; 48]) {

@@ -5,74 +5,24 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use seamlock_kvm::{Control, Task, Teardown, close};
+use seamlock_kvm::{Control, Task, close};
 use seamlock_tdvf::{Memslot, Region, SlotKind, Source};
 use seamlock_tdx_abi::kvm::*;
-use seamlock_tdx_abi::regs::Regs;
-use seamlock_tdx_abi::{FieldId, Hpa, Leaf};
-use seamlock_wear::Step;
 use zerocopy::{FromZeros, IntoBytes};
 
-use super::Request;
 use super::firmware::Firmware;
 use super::guest::{Ended, Guest, vcpu_of};
-use super::journal::{Journal, Line};
-use super::record::{self, Record, Recorded};
+use super::launched::{Launched, mrtd, tdr};
+use super::record::{self, Record};
 use super::vcpu::VcpuThread;
 use super::vmm::Machine;
+use super::{Request, cpuid};
 use crate::progress;
 
-/// CPUID leaf with the address widths; its EAX bits 23:16 choose GPAW.
-const ADDRESS_LEAF: u32 = 0x8000_0008;
 /// Offset of `immediate_exit` in `struct kvm_run`.
 const IMMEDIATE_EXIT: usize = 1;
-/// Guest physical address width asked for.
-const GPA_BITS: u32 = 48;
-/// CPUID leaf 1 ECX: x2APIC, which KVM_TDX_INIT_VCPU needs.
-const X2APIC: u32 = 1 << 21;
 /// Pages of one KVM_TDX_INIT_MEM_REGION: enough to be no cost, few enough to show progress.
 const PAGES_PER_CALL: u64 = 4096;
-
-/// A launch that is over.
-#[derive(Debug)]
-pub struct Launched {
-    /// What was asked for.
-    pub request: Request,
-    /// The TD's measurement.
-    pub mrtd: String,
-    /// The ioctls, in order.
-    pub ioctls: Vec<Line>,
-    /// SEAMCALLs by leaf: how many, and how many of them failed.
-    pub seamcalls: Vec<(Leaf, u64, u64)>,
-    /// What teardown gave back.
-    pub teardown: Teardown,
-    /// Assertions of KVM's that failed.
-    pub bugs: Vec<String>,
-    /// Steps of the guest's script.
-    pub steps: Vec<Step>,
-    /// How each vCPU of the script ended.
-    pub ended: Vec<Ended>,
-    /// The run-time measurement registers, of a TD that ran.
-    pub rtmrs: Vec<String>,
-    /// How long the pages took, from the first KVM_TDX_INIT_MEM_REGION to KVM_TDX_FINALIZE_VM. For
-    /// benchmarks; no report shows it.
-    pub measured_part: Duration,
-    /// What it was given, and what was added.
-    pub recorded: Recorded,
-}
-
-impl Launched {
-    /// How often a leaf was called with success.
-    pub fn succeeded(&self, leaf: Leaf) -> u64 {
-        let row = self.seamcalls.iter().find(|(l, ..)| *l == leaf);
-        row.map_or(0, |(_, made, failed)| made - failed)
-    }
-
-    /// Whether everything came back and nothing was found broken.
-    pub fn is_clean(&self) -> bool {
-        self.teardown.pages_leaked == 0 && self.teardown.hkid_returned && self.bugs.is_empty()
-    }
-}
 
 /// A TD under construction.
 struct Td {
@@ -118,7 +68,7 @@ pub fn launch_on(
         done
     })?;
     let after = machine.host.counters().by_leaf();
-    let launched = finish(&machine.journal, request, mrtd, &before, &after)?;
+    let launched = Launched::new(&machine.journal, request, mrtd, &before, &after)?;
     let Ran { ended, rtmrs } = ran.into_inner();
     Ok(Launched {
         ended,
@@ -126,40 +76,6 @@ pub fn launch_on(
         measured_part: measured_part.get(),
         recorded: record.into_inner(),
         ..launched
-    })
-}
-
-fn finish(
-    journal: &Journal,
-    request: Request,
-    mrtd: String,
-    before: &[(Leaf, u64, u64)],
-    after: &[(Leaf, u64, u64)],
-) -> anyhow::Result<Launched> {
-    let earlier = |leaf| {
-        let row = before.iter().find(|(l, ..)| *l == leaf);
-        row.map_or((0, 0), |(_, made, failed)| (*made, *failed))
-    };
-    let during = after.iter().map(|&(leaf, made, failed)| {
-        let (made_before, failed_before) = earlier(leaf);
-        (leaf, made - made_before, failed - failed_before)
-    });
-    let teardown = journal
-        .teardowns()
-        .pop()
-        .context("the VM outlived its last descriptor")?;
-    Ok(Launched {
-        request,
-        mrtd,
-        ioctls: journal.ioctls(),
-        seamcalls: during.filter(|(_, made, _)| *made > 0).collect(),
-        teardown,
-        bugs: journal.bugs().iter().map(ToString::to_string).collect(),
-        steps: journal.steps(),
-        ended: Vec::new(),
-        rtmrs: Vec::new(),
-        measured_part: Duration::ZERO,
-        recorded: Recorded::default(),
     })
 }
 
@@ -267,7 +183,7 @@ impl<'s, 'm: 's> Builder<'_, 's, 'm> {
         init.xfam = xfam;
         let entries: Vec<_> = configurable
             .iter()
-            .map(|entry| configure(entry, &supported))
+            .map(|entry| cpuid::configure(entry, &supported))
             .collect();
         let fixed = size_of::<KvmTdxInitVm>() - size_of::<KvmCpuid2>();
         let at = m.map_cpuid(&init.as_bytes()[..fixed], &entries);
@@ -285,15 +201,7 @@ impl<'s, 'm: 's> Builder<'_, 's, 'm> {
         supported: &[KvmCpuidEntry2],
     ) -> anyhow::Result<i32> {
         let m = self.machine;
-        let mut cpuid = supported.to_vec();
-        for entry in cpuid.iter_mut().filter(|e| e.function == 1) {
-            entry.ecx |= X2APIC;
-            entry.ebx = entry.ebx & 0x00ff_ffff | (index as u32) << 24;
-        }
-        // KVM takes the width of the TD's EPT from here; another one than GPAW's bugs the VM.
-        for entry in cpuid.iter_mut().filter(|e| e.function == ADDRESS_LEAF) {
-            entry.eax = with_gpa_bits(entry.eax);
-        }
+        let cpuid = cpuid::of_vcpu(supported, index as u32);
         let fd = self.threads[index].run(move |task| {
             let fd = m.ioctl(task, vm, KVM_CREATE_VCPU, index as u64)?;
             let id = TdxCmdId::KVM_TDX_GET_CPUID;
@@ -456,57 +364,4 @@ impl<'s, 'm: 's> Builder<'_, 's, 'm> {
         }
         Ok(())
     }
-}
-
-/// A configurable CPUID leaf, with what KVM supports of it; GPAW is ours to choose.
-fn configure(entry: &KvmCpuidEntry2, supported: &[KvmCpuidEntry2]) -> KvmCpuidEntry2 {
-    let same = |s: &&KvmCpuidEntry2| s.function == entry.function && s.index == entry.index;
-    let have = supported.iter().find(same).copied().unwrap_or_default();
-    let mut chosen = *entry;
-    // Without the flag KVM takes the entry for any subleaf of its leaf.
-    chosen.flags = KVM_CPUID_FLAG_SIGNIFCANT_INDEX;
-    chosen.eax &= have.eax;
-    chosen.ebx &= have.ebx;
-    chosen.ecx &= have.ecx;
-    chosen.edx &= have.edx;
-    if entry.function == ADDRESS_LEAF {
-        chosen.eax = with_gpa_bits(chosen.eax);
-    }
-    chosen
-}
-
-/// The address leaf's EAX with our width of guest addresses.
-fn with_gpa_bits(eax: u32) -> u32 {
-    eax & !(0xff << 16) | GPA_BITS << 16
-}
-
-/// The measurement of the machine's only TD, as the module tells the host. No part of a launch: a VMM
-/// never sees it.
-fn mrtd(machine: &Machine) -> anyhow::Result<String> {
-    let tdr = tdr(machine)?;
-    let mut hex = String::new();
-    for element in 0..6 {
-        let field = FieldId::TDCS_MRTD.0 + element;
-        let mut regs = Regs {
-            rcx: tdr.0,
-            rdx: field,
-            ..Regs::call(Leaf::MNG_RD)
-        };
-        let _ = machine.host.module().seamcall(0, &mut regs);
-        if regs.rax != 0 {
-            bail!("reading MRTD: {}", regs.status());
-        }
-        regs.r8
-            .to_le_bytes()
-            .iter()
-            .for_each(|byte| hex.push_str(&format!("{byte:02x}")));
-    }
-    Ok(hex)
-}
-
-/// The machine's only TD.
-fn tdr(machine: &Machine) -> anyhow::Result<Hpa> {
-    let vms = machine.host.live_vms();
-    let tdr = vms.iter().find_map(|vm| vm.tdx().tdr());
-    tdr.context("there is no TD")
 }

@@ -1,11 +1,14 @@
 //! `seamlock launch`: acts as the VMM and builds a trust domain from firmware.
 
 mod build;
+mod cpuid;
 mod firmware;
 mod guest;
 mod journal;
+mod launched;
 mod record;
 mod report;
+mod section;
 mod vcpu;
 mod vmm;
 
@@ -19,6 +22,7 @@ pub use build::launch_on;
 pub use firmware::Firmware;
 pub use record::region as recorded_region;
 pub use report::size;
+pub use section::SectionRow;
 pub use vmm::Machine;
 
 use crate::failure::BadInput;

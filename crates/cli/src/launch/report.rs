@@ -4,15 +4,15 @@ use std::collections::BTreeMap;
 use std::io::Write;
 
 use anstream::stdout;
-use seamlock_tdvf::Section;
 use seamlock_tdx_abi::Leaf;
 use seamlock_wear::{Parameters, Region, Step};
 use serde::Serialize;
 
-use super::build::Launched;
 use super::firmware::Firmware;
 use super::guest::Ended;
 use super::journal::Line;
+use super::launched::Launched;
+use super::section::SectionRow;
 use crate::style::{BAD, DIM, GOOD, HEAD};
 
 /// The JSON object. Fields are only ever added.
@@ -46,45 +46,6 @@ struct Report<'a> {
     rtmrs: &'a [String],
 }
 
-#[derive(Debug, Serialize)]
-struct SectionRow {
-    r#type: String,
-    gpa: String,
-    bytes: u64,
-    pages: u64,
-    file_offset: u32,
-    file_bytes: u32,
-    added: bool,
-    measured: bool,
-}
-
-fn rows(firmware: &Firmware) -> Vec<SectionRow> {
-    let sections = &firmware.plan.metadata.sections;
-    sections
-        .iter()
-        .enumerate()
-        .map(|(i, section)| row(firmware, i, section))
-        .collect()
-}
-
-fn row(firmware: &Firmware, index: usize, section: &Section) -> SectionRow {
-    let region = firmware
-        .plan
-        .regions
-        .iter()
-        .find(|region| region.section == index);
-    SectionRow {
-        r#type: section.kind.to_string(),
-        gpa: format!("{:#x}", section.gpa),
-        bytes: section.mem_size,
-        pages: section.mem_size / 4096,
-        file_offset: section.data_offset,
-        file_bytes: section.raw_size,
-        added: region.is_some(),
-        measured: section.attributes.mr_extend(),
-    }
-}
-
 fn report<'a>(firmware: &'a Firmware, launched: &'a Launched) -> Report<'a> {
     let calls = |of: fn(&(Leaf, u64, u64)) -> u64| {
         let rows = launched.seamcalls.iter();
@@ -99,7 +60,7 @@ fn report<'a>(firmware: &'a Firmware, launched: &'a Launched) -> Report<'a> {
         discipline: launched.request.discipline.name,
         vcpus: launched.request.vcpus,
         memory_bytes: launched.request.memory,
-        sections: rows(firmware),
+        sections: SectionRow::all(&firmware.plan).collect(),
         ioctls: &launched.ioctls,
         seamcalls: calls(|row| row.1),
         seamcalls_failed: calls(|row| row.2),
@@ -171,11 +132,7 @@ fn sections(out: &mut impl Write, rows: &[SectionRow]) -> anyhow::Result<()> {
         "  {DIM}#  type      first page   bytes       pages  contents{DIM:#}"
     )?;
     for (i, row) in rows.iter().enumerate() {
-        let contents = match (row.added, row.measured) {
-            (false, _) => "not added at launch",
-            (true, true) => "measured",
-            (true, false) => "not measured",
-        };
+        let contents = row.contents();
         let SectionRow {
             r#type,
             gpa,

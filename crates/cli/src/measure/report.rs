@@ -3,12 +3,12 @@
 use std::io::Write;
 
 use anstream::stdout;
-use seamlock_tdvf::{LaunchPlan, Mrtd, Order, PAGE_SIZE, Region, Section, mrtd};
+use seamlock_tdvf::{Mrtd, Order, PAGE_SIZE, Region, mrtd};
 use seamlock_wear::{Calls, Op};
 use serde::Serialize;
 
 use super::Comparison;
-use crate::launch::{Firmware, recorded_region, size};
+use crate::launch::{Firmware, SectionRow, recorded_region, size};
 use crate::style::{BAD, DIM, GOOD, HEAD};
 
 /// The JSON object. Fields are only ever added.
@@ -31,14 +31,8 @@ pub(super) struct Report {
 
 #[derive(Debug, Serialize)]
 struct Row {
-    r#type: String,
-    gpa: String,
-    bytes: u64,
-    pages: u64,
-    file_offset: u32,
-    file_bytes: u32,
-    added: bool,
-    measured: bool,
+    #[serde(flatten)]
+    section: SectionRow,
     /// SHA-384 of the contents, of a measured section.
     contents: Option<String>,
     /// MRTD of a TD that has the sections up to this one.
@@ -102,7 +96,7 @@ impl Report {
             "  {DIM}#  type      first page   bytes       pages  file offset  contents{DIM:#}"
         )?;
         for (i, row) in self.sections.iter().enumerate() {
-            section(out, i, row)?;
+            section(out, i, &row.section)?;
         }
         writeln!(out, "\n{HEAD}MRTD{HEAD:#} {GOOD}{}{GOOD:#}", self.mrtd)?;
         writeln!(
@@ -117,18 +111,14 @@ impl Report {
     }
 }
 
-fn section(out: &mut impl Write, i: usize, row: &Row) -> anyhow::Result<()> {
-    let contents = match (row.added, row.measured) {
-        (false, _) => "not added at launch",
-        (true, true) => "measured",
-        (true, false) => "not measured",
-    };
+fn section(out: &mut impl Write, i: usize, row: &SectionRow) -> anyhow::Result<()> {
+    let contents = row.contents();
     let from = if row.file_bytes == 0 {
         "-".to_owned()
     } else {
         format!("{:#x}", row.file_offset)
     };
-    let Row {
+    let SectionRow {
         r#type,
         gpa,
         bytes,
@@ -224,39 +214,27 @@ fn regions(firmware: &Firmware, order: Order) -> Vec<seamlock_wear::Region> {
 }
 
 fn rows(firmware: &Firmware, order: Order) -> Vec<Row> {
-    let plan = &firmware.plan;
+    let (plan, image) = (&firmware.plan, &firmware.image);
     let mut so_far = openssl::sha::Sha384::new();
-    let sections = plan.metadata.sections.iter().enumerate();
+    let sections = SectionRow::all(plan).enumerate();
     sections
         .map(|(index, section)| {
             let region = plan.regions.iter().find(|r| r.section == index);
-            let row = row(plan, &firmware.image, section, region);
-            let Some(region) = region else {
-                return row;
-            };
-            mrtd::hashed_region(plan, &firmware.image, region, order, &mut |bytes| {
-                so_far.update(bytes);
+            let mrtd_so_far = region.map(|region| {
+                mrtd::hashed_region(plan, image, region, order, &mut |bytes| {
+                    so_far.update(bytes);
+                });
+                Mrtd(so_far.clone().finish()).to_string()
             });
-            let mrtd_so_far = Some(Mrtd(so_far.clone().finish()).to_string());
-            Row { mrtd_so_far, ..row }
+            let measured = region.filter(|region| region.measured);
+            let contents = measured.map(|region| {
+                Mrtd(openssl::sha::sha384(&plan.contents(image, region))).to_string()
+            });
+            Row {
+                section,
+                contents,
+                mrtd_so_far,
+            }
         })
         .collect()
-}
-
-fn row(plan: &LaunchPlan, image: &[u8], section: &Section, region: Option<&Region>) -> Row {
-    let measured = region.filter(|region| region.measured);
-    let contents = measured
-        .map(|region| Mrtd(openssl::sha::sha384(&plan.contents(image, region))).to_string());
-    Row {
-        r#type: section.kind.to_string(),
-        gpa: format!("{:#x}", section.gpa),
-        bytes: section.mem_size,
-        pages: section.mem_size / 4096,
-        file_offset: section.data_offset,
-        file_bytes: section.raw_size,
-        added: region.is_some(),
-        measured: measured.is_some(),
-        contents,
-        mrtd_so_far: None,
-    }
 }

@@ -9,7 +9,7 @@ use seamlock_kvm::task::{Files, Signals, UserMemory};
 use seamlock_kvm::{Control, File, Process, close, fallocate, ioctl_fd};
 use seamlock_tdx_abi::PAGE_SIZE;
 use seamlock_tdx_abi::kvm::*;
-use zerocopy::{FromZeros, IntoBytes};
+use zerocopy::IntoBytes;
 
 use super::Tally;
 use super::dice::Dice;
@@ -204,15 +204,7 @@ impl<'a> Thread<'a> {
     }
 
     fn init_vm(&mut self, vm: i32) -> Result<i64, Errno> {
-        let mut init = KvmTdxInitVm::new_zeroed();
-        (init.attributes, init.xfam, init.cpuid.nent) = (1 << 28, 3, 1);
-        let entry = KvmCpuidEntry2 {
-            function: 0x8000_0008,
-            eax: 48 << 16,
-            ..KvmCpuidEntry2::default()
-        };
-        let bytes = [init.as_bytes(), entry.as_bytes()].concat();
-        let at = self.put(512, &bytes);
+        let at = self.put(512, KvmTdxInitVmOneLeaf::smallest().as_bytes());
         self.tdx(vm, TdxCmdId::KVM_TDX_INIT_VM, 0, at)
     }
 

@@ -8,7 +8,7 @@ use seamlock_kvm::error::Error;
 use seamlock_kvm::{Control, File, Host, Options, Process, close, ioctl_fd};
 use seamlock_tdx_abi::kvm::*;
 use seamlock_tdx_module::Platform;
-use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// Bytes of guest memory that a [`Vmm`] backs by default.
 pub const MEMORY: u64 = 16 << 20;
@@ -154,19 +154,9 @@ impl Vmm {
 
     /// User memory with a valid `kvm_tdx_init_vm` of one CPUID entry.
     pub fn init_vm_data(&self, edit: impl FnOnce(&mut KvmTdxInitVm, &mut KvmCpuidEntry2)) -> u64 {
-        let mut init = KvmTdxInitVm::new_zeroed();
-        let mut entry = KvmCpuidEntry2 {
-            function: 0x8000_0008,
-            ..KvmCpuidEntry2::default()
-        };
-        init.attributes = 1 << 28;
-        init.xfam = 3;
-        init.cpuid.nent = 1;
-        entry.eax = 48 << 16;
-        edit(&mut init, &mut entry);
-        let mut bytes = init.as_bytes().to_vec();
-        bytes.extend_from_slice(entry.as_bytes());
-        self.process.map_copy(&bytes)
+        let mut data = KvmTdxInitVmOneLeaf::smallest();
+        edit(&mut data.init, &mut data.entry);
+        self.process.map_copy(data.as_bytes())
     }
 
     pub fn init_vm(&self, td: &Td) -> Reply {

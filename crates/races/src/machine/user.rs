@@ -2,7 +2,7 @@
 
 use seamlock_kvm::task::UserMemory;
 use seamlock_tdx_abi::kvm::*;
-use zerocopy::{FromZeros, IntoBytes};
+use zerocopy::IntoBytes;
 
 use super::{Machine, SLOT_BYTES};
 
@@ -21,19 +21,10 @@ impl Machine {
         self.process.map_copy(cmd.as_bytes())
     }
 
-    /// KVM_TDX_INIT_VM with x87 and SSE, and SEPT_VE_DISABLE.
+    /// KVM_TDX_INIT_VM of the smallest TD.
     pub fn init_vm_arg(&self) -> u64 {
-        let mut init = KvmTdxInitVm::new_zeroed();
-        init.attributes = 1 << 28;
-        init.xfam = 3;
-        init.cpuid.nent = 1;
-        let entry = KvmCpuidEntry2 {
-            function: 0x8000_0008,
-            eax: 48 << 16,
-            ..KvmCpuidEntry2::default()
-        };
-        let data = [init.as_bytes(), entry.as_bytes()].concat();
-        let at = self.process.map_copy(&data);
+        let data = KvmTdxInitVmOneLeaf::smallest();
+        let at = self.process.map_copy(data.as_bytes());
         self.command(TdxCmdId::KVM_TDX_INIT_VM, 0, at)
     }
 

@@ -4,7 +4,7 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use super::cpuid::KvmCpuid2;
+use super::cpuid::{KvmCpuid2, KvmCpuidEntry2};
 use crate::layout::{assert_layout, open_number};
 
 /// Id of a TDX sub-command, `enum kvm_tdx_cmd_id`.
@@ -92,6 +92,41 @@ pub struct KvmTdxInitVm {
     pub cpuid: KvmCpuid2,
 }
 
+/// `struct kvm_tdx_init_vm` with one CPUID entry, 304 bytes.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(C)]
+pub struct KvmTdxInitVmOneLeaf {
+    /// All but the entry; its `cpuid.nent` is 1.
+    pub init: KvmTdxInitVm,
+    /// The entry.
+    pub entry: KvmCpuidEntry2,
+}
+
+impl KvmTdxInitVmOneLeaf {
+    /// The least that makes a TD: x87 and SSE, SEPT_VE_DISABLE, and the CPUID leaf of the address widths,
+    /// without which KVM makes none, with 48 bits.
+    pub fn smallest() -> KvmTdxInitVmOneLeaf {
+        KvmTdxInitVmOneLeaf {
+            init: KvmTdxInitVm {
+                attributes: 1 << 28,
+                xfam: 3,
+                cpuid: KvmCpuid2 {
+                    nent: 1,
+                    padding: 0,
+                },
+                ..KvmTdxInitVm::default()
+            },
+            entry: KvmCpuidEntry2 {
+                function: 0x8000_0008,
+                eax: 48 << 16,
+                ..KvmCpuidEntry2::default()
+            },
+        }
+    }
+}
+
 /// `struct kvm_tdx_init_mem_region`, 24 bytes. Advanced in place by what was done.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
@@ -116,4 +151,5 @@ assert_layout!(
     KvmTdxInitVm, size 264, attributes @ 0, xfam @ 8, mrconfigid @ 16, mrowner @ 64,
     mrownerconfig @ 112, reserved @ 160, cpuid @ 256,
 );
+assert_layout!(KvmTdxInitVmOneLeaf, size 304, init @ 0, entry @ 264);
 assert_layout!(KvmTdxInitMemRegion, size 24, source_addr @ 0, gpa @ 8, nr_pages @ 16);

@@ -155,15 +155,7 @@ fn capabilities() -> Vec<u8> {
 }
 
 fn init_vm() -> Vec<u8> {
-    let mut init = KvmTdxInitVm::new_zeroed();
-    // SEPT_VE_DISABLE, x87 and SSE, 48 address bits.
-    (init.attributes, init.xfam, init.cpuid.nent) = (1 << 28, 3, 1);
-    let address_sizes = KvmCpuidEntry2 {
-        function: 0x8000_0008,
-        eax: 48 << 16,
-        ..Default::default()
-    };
-    [init.as_bytes(), address_sizes.as_bytes()].concat()
+    KvmTdxInitVmOneLeaf::smallest().as_bytes().to_vec()
 }
 
 fn slot(gmem: i32, size: u64) -> KvmUserspaceMemoryRegion2 {
