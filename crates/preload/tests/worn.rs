@@ -274,7 +274,7 @@ const STEPS: &[&str] = &[
     "accept 0x5000: TDX_SUCCESS",
     "exit 75: entered again",
     "exit 74: entered again",
-    "exit 0 0 0x202: entered again",
+    "exit 0 0 0x80000202: entered again",
     "return 0 0 0 0 0x80000b0e: entered again",
     "return 0x80000021: entered again",
     "exit 3: entered again",
