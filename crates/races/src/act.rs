@@ -104,6 +104,11 @@ pub struct Answer {
 }
 
 impl Act {
+    /// Whether a page has a memory error.
+    pub fn is_memory_failure(self) -> bool {
+        matches!(self, Act::MemoryFailure(_) | Act::FailOther)
+    }
+
     /// The kernel's name of the operation.
     pub const fn name(self) -> &'static str {
         match self {

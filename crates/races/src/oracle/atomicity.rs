@@ -75,7 +75,8 @@ pub fn atomicity(
     causes.into_iter().map(violation).collect()
 }
 
-/// Whether the answer is a documented "try again", so that no serial order need give it.
+/// Whether the answer is a documented "try again", or tells of what befell the page meanwhile, so that no
+/// serial order need give it.
 fn is_try_again(act: Act, answer: &Answer, acts: &[Act], discipline: &Discipline) -> bool {
     let Err(errno) = answer.result else {
         return false;
@@ -104,6 +105,11 @@ fn is_try_again(act: Act, answer: &Answer, acts: &[Act], discipline: &Discipline
         }
         // Documented: the memslot is being deleted or moved.
         Act::PreFault(_) if errno == Errno::EAGAIN => true,
+        // The page was allocated, had its error, and is looked up once more: two steps of one pre-fault,
+        // as two ioctls with the error between them would answer.
+        Act::PreFault(_) if acts.iter().any(|act| act.is_memory_failure()) => {
+            errno == Errno::EHWPOISON || killed && errno == Errno::EINTR
+        }
         _ => killed && errno == Errno::EINTR,
     }
 }
