@@ -105,9 +105,9 @@ fn is_try_again(act: Act, answer: &Answer, acts: &[Act], discipline: &Discipline
         }
         // Documented: the memslot is being deleted or moved.
         Act::PreFault(_) if errno == Errno::EAGAIN => true,
-        // The page was allocated, had its error, and is looked up once more: two steps of one pre-fault,
-        // as two ioctls with the error between them would answer.
-        Act::PreFault(_) if acts.iter().any(|act| act.is_memory_failure()) => {
+        // The page was allocated, had its error, and is looked up once more: two steps of one fault, which
+        // answers as if the error had come between two of them.
+        Act::PreFault(_) | Act::Run(_) if acts.iter().any(|act| act.is_memory_failure()) => {
             errno == Errno::EHWPOISON || killed && errno == Errno::EINTR
         }
         _ => killed && errno == Errno::EINTR,
