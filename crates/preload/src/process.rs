@@ -6,7 +6,7 @@
 //! the parent's is leaked.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicPtr, Ordering::SeqCst};
+use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{Arc, OnceLock};
 
 use seamlock_kvm::File;
@@ -30,24 +30,20 @@ pub struct Process {
     machine: OnceLock<Option<Machine>>,
 }
 
-static PROCESS: AtomicPtr<Process> = AtomicPtr::new(std::ptr::null_mut());
-
 /// The calling process.
 #[inline]
 pub fn process() -> &'static Process {
-    let known = PROCESS.load(SeqCst);
+    let known = fork::process().map_or(std::ptr::null_mut(), |place| place.load(SeqCst));
     // SAFETY: null or a leaked `Process`, which lives for ever.
-    match unsafe { known.as_ref() } {
-        Some(process) if fork::is_ours() => process,
-        _ => start(known),
-    }
+    unsafe { known.as_ref() }.unwrap_or_else(start)
 }
 
-/// The first call in this process, which may be a forked child.
+/// The first call in this process, which may be a forked child. Threads may race for it; one makes it.
 #[cold]
-fn start(known: *mut Process) -> &'static Process {
+fn start() -> &'static Process {
     let fresh = Box::into_raw(Box::<Process>::default());
-    let chosen = match PROCESS.compare_exchange(known, fresh, SeqCst, SeqCst) {
+    let null = std::ptr::null_mut();
+    let chosen = match fork::claim().compare_exchange(null, fresh, SeqCst, SeqCst) {
         Ok(_) => fresh,
         Err(other) => {
             // SAFETY: made above, and nobody else has seen it.
@@ -55,7 +51,6 @@ fn start(known: *mut Process) -> &'static Process {
             other
         }
     };
-    fork::claim();
     // SAFETY: leaked, by us or by the thread that was faster.
     unsafe { &*chosen }
 }
@@ -99,5 +94,44 @@ impl Process {
         }
         let file = self.machine()?.open();
         self.table.insert(fd, file.clone()).is_ok().then_some(file)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Barrier;
+
+    use super::*;
+
+    /// Whether threads that call at once are given one process.
+    fn is_one_for_all() -> bool {
+        let barrier = Barrier::new(8);
+        let addresses: Vec<usize> = std::thread::scope(|scope| {
+            let ask = || {
+                barrier.wait();
+                std::ptr::from_ref(process()) as usize
+            };
+            let threads: Vec<_> = (0..8).map(|_| scope.spawn(ask)).collect();
+            threads.into_iter().filter_map(|t| t.join().ok()).collect()
+        });
+        addresses.len() == 8 && addresses.iter().all(|address| *address == addresses[0])
+    }
+
+    #[test]
+    fn threads_whose_first_calls_race_are_in_one_process() {
+        let mine = std::ptr::from_ref(process());
+        for _ in 0..50 {
+            // SAFETY: the child does nothing but what is here, and leaves without its parent's exit handlers.
+            let child = unsafe { libc::fork() };
+            if child == 0 {
+                let fresh = is_one_for_all() && !std::ptr::eq(process(), mine);
+                // SAFETY: ends the child.
+                unsafe { libc::_exit(i32::from(!fresh)) };
+            }
+            let mut status = -1;
+            // SAFETY: a child of ours and a live place.
+            let waited = unsafe { libc::waitpid(child, &raw mut status, 0) };
+            assert_eq!((waited, status), (child, 0));
+        }
     }
 }
