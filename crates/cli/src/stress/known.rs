@@ -1,6 +1,6 @@
 //! Which known race a failed assertion is of: by the SEAMCALL, and by who was in its way.
 //!
-//! R1 to R10 are those of `seamlock check --race`. What v7.3 has as well, by its source and by
+//! R1 to R10 are those of `seamlock check --scenario`. What v7.3 has as well, by its source and by
 //! `seamlock stress`, is in [`NAMES`]; docs/findings.md (F1 to F8, F10) tells each at length:
 //!
 //! R11. The thread of KVM_TDX_INIT_VCPU is moved to another CPU after TDH.VP.INIT, which associates the

@@ -107,8 +107,8 @@ fn is_try_again(act: Act, answer: &Answer, acts: &[Act], discipline: &Discipline
         Act::PreFault(_) if errno == Errno::EAGAIN => true,
         // The page was allocated, had its error, and is looked up once more: two steps of one fault, which
         // answers as if the error had come between two of them.
-        Act::PreFault(_) | Act::Run(_) if acts.iter().any(|act| act.is_memory_failure()) => {
-            errno == Errno::EHWPOISON || killed && errno == Errno::EINTR
+        Act::PreFault(_) | Act::Run(_) if errno == Errno::EHWPOISON => {
+            acts.iter().any(|act| act.is_memory_failure())
         }
         _ => killed && errno == Errno::EINTR,
     }
